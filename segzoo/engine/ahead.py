@@ -1,5 +1,6 @@
 """Predictions of a loader's batches, on a GPU with one batch ahead of the one that is scored."""
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -32,7 +33,8 @@ def predictions(
     """Yield batches and their predictions, in order.
 
     On a GPU the next batch is given to the device before the host waits for the last one, so that it computes
-    while the host copies, scores and loads. Maps of labels and ids come on the host then.
+    while the host copies, scores and loads. Maps of labels and ids come on the host then, and what the caller
+    computes on the device until it asks for the next batch is not queued behind that batch.
 
     Args:
         stopwatch: gets the laps "data" and "compute"; the latter is the time until predictions are complete.
@@ -40,6 +42,8 @@ def predictions(
     """
     if ahead is None:
         ahead = any(parameter.is_cuda for parameter in model.parameters())
+    # The caller waits only for what is in its own stream: it has all copied before it asks for more.
+    beside = torch.cuda.Stream() if ahead and torch.cuda.is_available() else None
     last: Predicted | None = None
     for inputs in loader:
         stopwatch.lap("data")
@@ -47,11 +51,17 @@ def predictions(
         now = _copied(inputs, outputs) if ahead else Predicted(inputs, outputs)
         last, done = (now, last) if ahead else (None, now)
         if done is not None:
-            yield _complete(done, stopwatch)
+            complete = _complete(done, stopwatch)
+            with _current(beside):
+                yield complete
         else:
             stopwatch.lap("compute")
     if last is not None:
         yield _complete(last, stopwatch)
+
+
+def _current(stream: torch.cuda.Stream | None) -> contextlib.AbstractContextManager:
+    return contextlib.nullcontext() if stream is None else torch.cuda.stream(stream)
 
 
 def _copied(inputs: Inputs, outputs: list[dict[str, Any]]) -> Predicted:

@@ -10,13 +10,22 @@ import torch
 
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import write_text
+from segzoo.utils.lazy_masks import LazyMasks
 
 from . import prediction_io
 from .cityscapes_instance import COCO_INSTANCES
 from .entity import image_order
 from .histogram import argmax_labels
-from .instance import InstanceEvaluator, InstanceRecord, encode_mask, instance_record, predicts_boxes
+from .instance import (
+    InstanceEvaluator,
+    InstanceRecord,
+    encode_mask,
+    instance_record,
+    predicts_boxes,
+    runs_or_masks,
+)
 from .instance_base import Prediction, check_mask_size
+from .mask_runs import MaskRuns
 from .panoptic import ImageQuality, PanopticEvaluator
 from .prediction_writer import PredictionWriter
 from .segments import SegmentMap, image_entry
@@ -83,6 +92,9 @@ class ResultsWriter(InstanceEvaluator):
 
     def protocol(self) -> Mapping[str, Any]:
         return {}
+
+    def take_masks(self, instances: Any) -> np.ndarray | LazyMasks | MaskRuns:
+        return runs_or_masks(instances)
 
     def score(self, dataset_dict: dict, prediction: Prediction) -> InstanceRecord:
         height, width = dataset_dict.get("height"), dataset_dict.get("width")

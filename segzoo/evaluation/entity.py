@@ -17,7 +17,7 @@ from tabulate import tabulate
 
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import write_text
-from segzoo.utils.lazy_masks import LazyMasks, planes
+from segzoo.utils.lazy_masks import LazyMasks, is_on_device, planes, stored_masks
 
 from . import prediction_io
 from .average_precision import ImageMatches, accumulate, match_image, summarize
@@ -98,7 +98,11 @@ class EntityEvaluator(BackgroundEvaluator):
         else:
             instances = output["instances"]
             scores = to_numpy(instances.scores)
-            ids, segments, num_overlapping = resolve_overlaps(cpu_masks(instances), scores)
+            masks = stored_masks(instances)
+            if is_on_device(masks):
+                ids, segments, num_overlapping = resolve_overlaps_on_device(masks, scores)
+            else:
+                ids, segments, num_overlapping = resolve_overlaps(cpu_masks(instances), scores)
             prediction = SegmentMap(ids, segments)
         for segment in prediction.segments:
             try:
@@ -244,6 +248,35 @@ def resolve_overlaps(
         ids[free] = index + 1
     segments = [{"id": int(index) + 1, "score": float(scores[index])} for index in np.flatnonzero(kept)]
     return ids, segments, int(num_cut)
+
+
+def resolve_overlaps_on_device(
+    masks: torch.Tensor | LazyMasks, scores: np.ndarray
+) -> tuple[np.ndarray, list[dict], int]:
+    """Return `resolve_overlaps` of masks on a GPU, from which only the id map and two counts are copied."""
+    order = torch.from_numpy(np.argsort(-scores, kind="stable").copy())
+    count, height, width = masks.shape
+    if not count:
+        return np.zeros((height, width), np.int32), [], 0
+    ranked = masks[order.to(masks.parts[0].device if isinstance(masks, LazyMasks) else masks.device)]
+    groups = ranked.groups() if isinstance(ranked, LazyMasks) else [ranked.bool()]
+    areas, rank_of_pixel, first = [], None, 0
+    for group in groups:
+        areas.append(group.flatten(1).sum(1))
+        # The first of several maxima is the best-scoring mask.
+        best = group.byte().argmax(0) + first
+        own = torch.where(group.any(0), best, count)
+        rank_of_pixel = own if rank_of_pixel is None else torch.minimum(rank_of_pixel, own)
+        first += len(group)
+    assert rank_of_pixel is not None
+    won = rank_of_pixel.flatten().bincount(minlength=count + 1)[:count]
+    won, area = torch.stack((won, torch.cat(areas))).cpu().numpy()
+    # Number 0 is for pixels of no mask, whose rank is the last one.
+    numbers = torch.cat((order + 1, torch.zeros(1, dtype=order.dtype))).int().to(rank_of_pixel.device)
+    ids = numbers[rank_of_pixel].cpu().numpy()
+    kept = np.sort(order.numpy()[won > 0])
+    segments = [{"id": int(index) + 1, "score": float(scores[index])} for index in kept]
+    return ids, segments, int(np.count_nonzero(won < area))
 
 
 def image_order(record: Any) -> tuple:

@@ -15,6 +15,7 @@ from pycocotools import mask as mask_tools
 
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import write_text
+from segzoo.utils.lazy_masks import LazyMasks, is_on_device, stored_masks
 
 from . import prediction_io
 from .average_precision import summarize
@@ -22,7 +23,8 @@ from .base import class_table, to_numpy
 from .boxes import mask_boxes, predicted_boxes
 from .coco_engine import evaluate_boxes, evaluate_masks, installed_engine
 from .entity import image_order
-from .instance_base import InstanceTaskEvaluator, Prediction, check_mask_size
+from .instance_base import InstanceTaskEvaluator, Prediction, check_mask_size, cpu_masks
+from .mask_runs import MaskRuns, find_runs
 from .options import ALWAYS, BOX_AP, NEVER, PREDICTED, EvaluationOptions
 from .results import ENGINE
 from .rle import encode_rle
@@ -58,7 +60,8 @@ class InstanceEvaluator(InstanceTaskEvaluator):
     classes, with mask areas. True boxes are those of the JSON, as COCOeval reads them; without a usable one,
     and for a panoptic dataset, they are those of the masks. As in COCOeval the size of a true instance is its
     `area`, that of a predicted one the area of its mask or box. Masks are encoded as RLE image by image, and
-    masks that are drawn on demand group by group, so that they are never all in memory at full size.
+    masks that are drawn on demand group by group, so that they are never all in memory at full size. The runs
+    of masks on a GPU are found there, and only they are copied.
 
     `save_predictions` writes `coco_instances_results.json` in COCO's results format, with the dataset's own
     category ids; `bbox` is the predicted box, or else that of the mask.
@@ -104,6 +107,11 @@ class InstanceEvaluator(InstanceTaskEvaluator):
 
     def protocol(self) -> Mapping[str, Any]:
         return {**super().protocol(), ENGINE: self.engine}
+
+    def take_masks(self, instances: Any) -> np.ndarray | LazyMasks | MaskRuns:
+        # A subclass that scores by itself reads masks.
+        own = type(self).score is not InstanceEvaluator.score
+        return super().take_masks(instances) if own else runs_or_masks(instances)
 
     def take(self, output: dict, file_name: str) -> Prediction:
         prediction = super().take(output, file_name)
@@ -253,8 +261,23 @@ def _true_boxes(record: InstanceRecord) -> list[dict]:
     ]
 
 
-def encode_mask(mask: np.ndarray | torch.Tensor) -> dict:
-    """Encode an (H, W) mask, bool or numbers other than 0, as RLE {"size": [H, W], "counts": str}."""
+def runs_or_masks(instances: Any) -> np.ndarray | LazyMasks | MaskRuns:
+    """Return the masks of predicted instances for `instance_record`.
+
+    Those of an image are a hundred megabytes at full size: runs leave a GPU. On a CPU they are not found
+    here, but by the scoring threads.
+    """
+    masks = stored_masks(instances)
+    return find_runs(masks) if is_on_device(masks) else cpu_masks(instances)
+
+
+def encode_mask(mask: np.ndarray | torch.Tensor | dict) -> dict:
+    """Encode an (H, W) mask, bool or numbers other than 0, as RLE {"size": [H, W], "counts": str}.
+
+    An RLE is returned as it is.
+    """
+    if isinstance(mask, dict):
+        return mask
     return encode_rle(to_numpy(mask).astype(bool, copy=False))
 
 

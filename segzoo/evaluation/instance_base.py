@@ -13,6 +13,7 @@ from segzoo.utils.errors import InputError
 from segzoo.utils.lazy_masks import LazyMasks, planes, stored_masks
 
 from .base import BackgroundEvaluator, to_numpy
+from .mask_runs import MaskRuns
 from .options import EvaluationOptions
 
 _FIELDS = ("pred_masks", "scores", "pred_classes")
@@ -21,18 +22,20 @@ _FIELDS = ("pred_masks", "scores", "pred_classes")
 class Prediction(NamedTuple):
     """Predicted instances: masks (n, H, W), scores (n,) float64, classes (n,) int64 dataset indices.
 
-    masks: an array, or masks that are drawn in groups; `rows` and `planes` visit one after the other.
+    masks: an array, `LazyMasks` that are drawn in groups, or `MaskRuns` of masks on another device; `rows`
+        visits one after the other.
     boxes: (n, 4) float64 x, y, width, height; None if there are none, or they are not scored.
     """
 
-    masks: np.ndarray | LazyMasks
+    masks: Any
     scores: np.ndarray
     classes: np.ndarray
     boxes: np.ndarray | None = None
 
-    def rows(self) -> Iterator[tuple[np.ndarray, float, int]]:
-        """Yield mask, (H, W) bool, score and class of each instance."""
-        for mask, score, category in zip(planes(self.masks), self.scores, self.classes, strict=True):
+    def rows(self) -> Iterator[tuple[Any, float, int]]:
+        """Yield mask, (H, W) bool or the RLE of `MaskRuns`, score and class of each instance."""
+        masks = self.masks if isinstance(self.masks, MaskRuns) else planes(self.masks)
+        for mask, score, category in zip(masks, self.scores, self.classes, strict=True):
             yield mask, float(score), int(category)
 
 
@@ -89,6 +92,10 @@ class InstanceTaskEvaluator(BackgroundEvaluator):
         limit = self.detections_per_image
         return {"rules": self.rules} | ({} if limit is None else {"detections_per_image": limit})
 
+    def take_masks(self, instances: Any) -> np.ndarray | LazyMasks | MaskRuns:
+        """Return the masks of predicted instances in a form that `score` reads."""
+        return cpu_masks(instances)
+
     def take(self, output: dict, file_name: str) -> Prediction:
         if "instances" not in output:
             raise InputError(
@@ -99,7 +106,7 @@ class InstanceTaskEvaluator(BackgroundEvaluator):
         missing = [field for field in _FIELDS if not instances.has(field)]
         if missing:
             raise InputError(f"{file_name}: the predicted instances lack {missing[0]}")
-        masks = cpu_masks(instances)
+        masks = self.take_masks(instances)
         scores, classes = (to_numpy(instances.get(field)) for field in _FIELDS[1:])
         if len(masks.shape) != 3 or len(masks) != len(scores) or len(scores) != len(classes):
             raise InputError(
@@ -129,7 +136,7 @@ def cpu_masks(instances: Any) -> np.ndarray | LazyMasks:
     return masks.to("cpu") if isinstance(masks, LazyMasks) else to_numpy(masks)
 
 
-def check_mask_size(masks: np.ndarray | LazyMasks, size: tuple[int, ...], file_name: str) -> None:
+def check_mask_size(masks: np.ndarray | LazyMasks | MaskRuns, size: tuple[int, ...], file_name: str) -> None:
     """Raise InputError unless (n, H, W) masks, if any, have the (height, width) of their image."""
     if len(masks) and masks.shape[1:] != size:
         raise InputError(

@@ -19,13 +19,27 @@ def encode_rle(mask: np.ndarray) -> dict:
         {"size": [H, W], "counts": text}
     """
     height, width = mask.shape
-    if mask.size == 0:
-        return {"size": [height, width], "counts": "0"}
-    return {"size": [height, width], "counts": _as_text(_counts(np.ascontiguousarray(mask)))}
+    places = _changes(np.ascontiguousarray(mask)) if mask.size else np.zeros(0, np.int64)
+    return encode_runs(places, height, width)
 
 
-def _counts(mask: np.ndarray) -> np.ndarray:
-    """Return the lengths of runs down the columns, in column order, the first of zeros: (n + 1,) int64."""
+def encode_runs(places: np.ndarray, height: int, width: int) -> dict:
+    """Return the RLE of the mask that changes at the places.
+
+    Args:
+        places: (n,) ascending int64 indices of pixels in column order, where the mask is not as at the pixel
+            before, or for the first pixel not 0.
+        height, width: of the mask.
+
+    Returns:
+        See `encode_rle`.
+    """
+    counts = np.diff(places, prepend=0, append=height * width)
+    return {"size": [height, width], "counts": _as_text(counts)}
+
+
+def _changes(mask: np.ndarray) -> np.ndarray:
+    """Return the places where a mask with pixels changes, see `encode_runs`."""
     height, width = mask.shape
     below = _nonzero(mask[1:] ^ mask[:-1])
     # A column's first pixel follows the last one of the previous column.
@@ -34,7 +48,7 @@ def _counts(mask: np.ndarray) -> np.ndarray:
     tops = np.flatnonzero(mask[0] != before) * height
     places = np.concatenate([tops, below % width * height + below // width + 1])
     places.sort()
-    return np.diff(places, prepend=0, append=mask.size)
+    return places
 
 
 def _nonzero(flags: np.ndarray) -> np.ndarray:

@@ -4,15 +4,17 @@ Shape shorthand: N masks, H W pixels of an image.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor
 
 #: Pixels at full size that are drawn at a time, at least one mask: 4 MiB, 3 masks of 800 x 1333. A CPU takes
-#: as long for a mask in groups of any number; for a GPU several at a time are fewer launches.
+#: as long for a mask in groups of any number.
 PIXELS_AT_ONCE = 2**22
+#: The same on another device, where all masks of most images at a time are fewer launches.
+PIXELS_AT_ONCE_ON_DEVICE = 2**27
 
 
 class LazyMasks:
@@ -66,8 +68,12 @@ class LazyMasks:
         return LazyMasks(self.draw, self.size, *(part.to(*args, **kwargs) for part in self.parts))
 
     def groups(self) -> Iterator[Tensor]:
-        """Yield the masks in order, (n, H, W) bool, in groups of at most PIXELS_AT_ONCE pixels."""
-        step = max(1, PIXELS_AT_ONCE // max(1, self.size[0] * self.size[1]))
+        """Yield the masks in order, (n, H, W) bool, in groups of at most PIXELS_AT_ONCE pixels.
+
+        On another device than the CPU the limit is PIXELS_AT_ONCE_ON_DEVICE.
+        """
+        most = PIXELS_AT_ONCE_ON_DEVICE if is_on_device(self) else PIXELS_AT_ONCE
+        step = max(1, most // max(1, self.size[0] * self.size[1]))
         for start in range(0, len(self), step):
             yield self.draw(*(part[start : start + step] for part in self.parts), self.size)
 
@@ -92,6 +98,15 @@ def stored_masks(instances: Any) -> LazyMasks | Tensor | np.ndarray:
     """Return the field `pred_masks` of Detectron2's Instances as it is stored; nothing is drawn."""
     stored = getattr(type(instances), "stored", None)
     return instances.get("pred_masks") if stored is None else stored(instances, "pred_masks")
+
+
+def is_on_device(masks: Any) -> TypeGuard[LazyMasks | Tensor]:
+    """Return whether (N, H, W) masks are, or will be drawn, elsewhere than in the memory of the host."""
+    if isinstance(masks, LazyMasks):
+        return masks.parts[0].device.type != "cpu"
+    if not isinstance(masks, Tensor) or masks.dim() != 3:
+        return False
+    return masks.device.type != "cpu"
 
 
 def planes(

@@ -9,7 +9,7 @@ import torch
 from pycocotools import mask as mask_tools
 
 from segzoo.engine.evaluation_loop import run_inference
-from segzoo.evaluation import EntityEvaluator, PanopticEvaluator, base
+from segzoo.evaluation import EntityEvaluator, PanopticEvaluator, base, mask_runs
 from segzoo.evaluation.rle import encode_rle
 from segzoo.utils.errors import InputError
 from tests.evaluation.evaluation_data import PanopticData
@@ -119,6 +119,18 @@ def masks():
     yield np.zeros((0, 5), bool)
     yield np.zeros((40, 24), bool)[::2, ::3]
     yield np.asfortranarray(rng.random((48, 32)) < 0.5)
+
+
+@pytest.mark.parametrize("at_once", [1, 1 << 28])
+def test_runs_found_on_a_device_are_those_of_pycocotools(at_once, monkeypatch):
+    monkeypatch.setattr(mask_runs, "_ELEMENTS_AT_ONCE", at_once)
+    for mask in masks():
+        several = np.stack([mask, ~mask, np.ones_like(mask), mask & False])
+        runs = mask_runs.find_runs(torch.from_numpy(several))
+        assert runs.shape == several.shape
+        expected = [mask_tools.encode(np.asfortranarray(one, np.uint8)) for one in several]
+        assert list(runs) == [{"size": one["size"], "counts": one["counts"].decode()} for one in expected]
+    assert list(mask_runs.find_runs(torch.zeros(0, 3, 4, dtype=torch.bool))) == []
 
 
 def test_encoded_masks_equal_pycocotools():

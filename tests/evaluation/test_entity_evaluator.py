@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from segzoo.evaluation import EntityEvaluator
 from segzoo.evaluation.average_precision import accumulate, match_image
-from segzoo.evaluation.entity import resolve_overlaps
+from segzoo.evaluation.entity import resolve_overlaps, resolve_overlaps_on_device
 from segzoo.utils.errors import InputError
 from tests.evaluation.evaluation_data import PanopticData
 
@@ -137,10 +137,12 @@ def test_ground_truth_as_prediction_scores_100(tmp_path):
 def test_overlapping_instances_are_cut_by_score_counted_and_reported(tmp_path, caplog):
     masks = np.zeros((4, 2, 4), bool)
     masks[0, :, :2], masks[1, :, 1:3], masks[2, 0, 1], masks[3, 1, 3] = True, True, True, True
-    ids, segments, num_cut = resolve_overlaps(masks, np.array([0.5, 0.9, 0.3, 0.9]))
-    assert ids.tolist() == [[1, 2, 2, 0], [1, 2, 2, 4]]
-    assert segments == [{"id": 1, "score": 0.5}, {"id": 2, "score": 0.9}, {"id": 4, "score": 0.9}]
-    assert num_cut == 2  # mask 0 lost a column, mask 2 everything
+    for resolve, form in ((resolve_overlaps, masks), (resolve_overlaps_on_device, torch.from_numpy(masks))):
+        ids, segments, num_cut = resolve(form, np.array([0.5, 0.9, 0.3, 0.9]))
+        assert ids.dtype == np.int32
+        assert ids.tolist() == [[1, 2, 2, 0], [1, 2, 2, 4]]
+        assert segments == [{"id": 1, "score": 0.5}, {"id": 2, "score": 0.9}, {"id": 4, "score": 0.9}]
+        assert num_cut == 2  # mask 0 lost a column, mask 2 everything
 
     data = PanopticData(tmp_path / "data", num_images=1)
     height, width = data.ground_truths[0][0].shape

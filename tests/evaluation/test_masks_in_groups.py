@@ -9,11 +9,13 @@ import pytest
 from detectron2.structures import Instances
 from pycocotools import mask as mask_tools
 
-from segzoo.evaluation import EntityEvaluator, InstanceEvaluator
+from segzoo.evaluation import EntityEvaluator, InstanceEvaluator, entity, instance, instance_base
 from segzoo.evaluation.boundary import BoundaryInstanceEvaluator
 from segzoo.evaluation.cityscapes_ap import match_instances
+from segzoo.evaluation.coco_writers import ResultsWriter
 from segzoo.evaluation.instance_base import cpu_masks
 from segzoo.evaluation.instance_files import load_instances, save_instances
+from segzoo.evaluation.mask_runs import find_runs
 from segzoo.evaluation.rescore import rescore
 from segzoo.utils import lazy_masks
 from segzoo.utils.lazy_masks import LazyMasks, stored_masks
@@ -68,6 +70,41 @@ def test_metrics_and_files_are_those_of_masks_at_full_size(kind, pasting, data, 
     assert results[0] == results[1]
     assert files[0] == files[1]
     assert bool(files[0]) == bool(save)
+
+
+class OwnScore(InstanceEvaluator):
+    """An evaluator of another package, which reads masks."""
+
+    def score(self, dataset_dict, prediction):
+        assert {mask.shape for mask, _, _ in prediction.rows()} == {prediction.masks.shape[1:]}
+        return super().score(dataset_dict, prediction)
+
+
+@pytest.mark.parametrize("form", ["drawn on demand", "full size"])
+@pytest.mark.parametrize("kind", [InstanceEvaluator, EntityEvaluator, ResultsWriter, OwnScore])
+def test_what_leaves_a_gpu_gives_the_metrics_and_files_of_masks(
+    kind, form, data, tmp_path, three_at_once, monkeypatch
+):
+    """As if the masks were on a GPU: no mask is copied to the host, unless `score` is another package's."""
+    results, files, taken = [], [], []
+    for name in ("host", "device"):
+        evaluator = kind(data.name, tmp_path / name, save_predictions=True)
+        monkeypatch.setattr(instance, "find_runs", lambda masks: taken.append(1) or find_runs(masks))
+        if name == "device":
+            for module in (instance, entity):
+                monkeypatch.setattr(module, "is_on_device", lambda masks: True)
+            if kind is not OwnScore:
+                monkeypatch.setattr(instance_base, "cpu_masks", None)
+                monkeypatch.setattr(entity, "cpu_masks", None)
+        found = data.found["detectron2"]
+        outputs = [{"instances": one if form == "drawn on demand" else dense(one)} for one in found]
+        evaluator.process(data.dataset_dicts, outputs)
+        results.append(repr(evaluator.evaluate()))
+        paths = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
+        files.append([(path.relative_to(tmp_path / name), path.read_bytes()) for path in paths])
+    assert results[0] == results[1]
+    assert files[0] == files[1] != []
+    assert len(taken) == (6 if kind in (InstanceEvaluator, ResultsWriter) else 0)
 
 
 @pytest.mark.parametrize("pasting", PASTINGS)
