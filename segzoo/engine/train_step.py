@@ -10,6 +10,7 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from segzoo.layers.runtime import PendingCopy
 from segzoo.solver import build_gradient_clipper
 from segzoo.solver.clipping import GradientClipper
 from segzoo.utils.errors import InputError
@@ -194,20 +195,11 @@ class PendingLosses:
     def __init__(self, losses: dict[str, Tensor]):
         """Start the copy; losses: name to () float tensor."""
         self._names = list(losses)
-        stacked = torch.stack([loss.detach().float() for loss in losses.values()])
-        self._arrived = None
-        if stacked.is_cuda:
-            self._values = torch.empty(stacked.shape, pin_memory=True).copy_(stacked, non_blocking=True)
-            self._arrived = torch.cuda.Event()
-            self._arrived.record()
-        else:
-            self._values = stacked
+        self._values = PendingCopy(torch.stack([loss.detach().float() for loss in losses.values()]))
 
     def values(self) -> dict[str, float]:
         """Return the values, after waiting for the forward pass only."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        return dict(zip(self._names, self._values.tolist(), strict=True))
+        return dict(zip(self._names, self._values.value().tolist(), strict=True))
 
 
 def amp_dtype(cfg: CfgNode) -> torch.dtype | None:

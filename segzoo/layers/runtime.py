@@ -17,6 +17,26 @@ def transferred(tensor: Tensor, device: torch.device | str) -> Tensor:
     return tensor.to(device, non_blocking=torch.device(device).type == "cuda")
 
 
+class PendingCopy:
+    """A tensor on its way from the device to the host, which computes something else meanwhile."""
+
+    def __init__(self, tensor: Tensor):
+        """Start the copy."""
+        self._tensor, self._arrived = tensor.detach(), None
+        if tensor.is_cuda:
+            # Only into page-locked memory is a copy not waited for.
+            host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._tensor = host.copy_(self._tensor, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def value(self) -> Tensor:
+        """Return the tensor on the host, after waiting for what was queued before the copy."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._tensor.cpu()
+
+
 def without_autocast(device: torch.device) -> AbstractContextManager:
     """Return a context in which operations keep the dtypes of their inputs, on any device, even `meta`."""
     if torch.amp.is_autocast_available(device.type):

@@ -4,17 +4,22 @@ from collections import Counter
 
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from segzoo.layers.runtime import PendingCopy
 from segzoo.modeling.mask_classification.criterion import (
     ClassCost,
     DecoderOutputs,
     HungarianMatcher,
     MaskCost,
     RandomPoints,
+    assignment,
+    matcher,
 )
 from segzoo.modeling.mask_classification.criterion.fused_criterion import MatchedMasks
 from tests.mask_classification.criterion_reference import make_criterion, make_matcher
+from tests.processes import pretend_processes
 
 WEIGHTS = (2.0, 5.0, 5.0)
 # They start no kernel.
@@ -87,6 +92,58 @@ def test_the_gradient_in_the_backward_pass_is_that_of_the_forward_pass(make_scen
             gradients = torch.autograd.grad(total, scene.leaves, retain_graph=True)
             found.append((total, gradients))
     torch.testing.assert_close(found[:2], found[2:], rtol=1e-10, atol=1e-12)
+
+
+# Operations that wait for a GPU, and return what the host decides by.
+_READS = ("_local_scalar_dense", "nonzero", "unique_dim", "_unique2", "masked_select", "is_nonzero", "equal")
+
+
+@pytest.mark.parametrize("num_points", [0, 40])
+@pytest.mark.parametrize("mask_loss", ["focal", "bce"])
+def test_a_step_on_a_gpu_reads_nothing_back_but_the_costs(make_scene, monkeypatch, num_points, mask_loss):
+    """Copies of costs do not count here: they are `PendingCopy`, seen in the next test."""
+    monkeypatch.setattr(MatchedMasks, "__post_init__", lambda self: None)
+    monkeypatch.setattr(MatchedMasks, "gradient_in_forward", False)
+    scene = make_scene(layers=3, num_segments=(3, 0, 5))
+    criterion = make_criterion(WEIGHTS, mask_loss, num_points)
+    with Operations() as step:
+        sum(criterion(scene.outputs, scene.targets, RandomPoints(seed=1)).values()).backward()
+    assert sum(step.seen.values()) > 100
+    assert {name: step.seen[name] for name in _READS if step.seen[name]} == {}
+
+
+@pytest.mark.parametrize("num_points", [0, 40])
+def test_counts_and_costs_are_on_their_way_before_the_host_waits(make_scene, monkeypatch, num_points):
+    """All is queued first; then the queries of an image are assigned before the next image is waited for."""
+    happened = []
+
+    class Copy(PendingCopy):
+        def __init__(self, tensor):
+            super().__init__(tensor)
+            happened.append("copy")
+
+        def value(self):
+            happened.append("wait")
+            return super().value()
+
+    def assign(matrix):
+        happened.append("assign")
+        return linear_sum_assignment(matrix)
+
+    monkeypatch.setattr(assignment, "PendingCopy", Copy)
+    monkeypatch.setattr(matcher, "linear_sum_assignment", assign)
+    scene = make_scene(layers=2, num_segments=(3, 2, 4))
+    criterion = make_criterion(WEIGHTS, num_points=num_points)
+    alone = criterion(scene.outputs, scene.targets, RandomPoints(seed=3))
+    assert happened == ["copy"] + ["wait"] + ["assign"] * 6  # small enough to be compared together
+    happened.clear()
+    # Two processes with equal counts.
+    pretend_processes(monkeypatch, 2, lambda tensor: happened.append("exchange") or tensor.mul_(2))
+    criterion = make_criterion(WEIGHTS, num_points=num_points)
+    criterion.matcher.chunk_elements = 1
+    both = criterion(scene.outputs, scene.targets, RandomPoints(seed=3))
+    assert happened == ["exchange"] + ["copy"] * 3 + (["wait"] + ["assign"] * 2) * 3
+    torch.testing.assert_close(both, alone, rtol=1e-5, atol=1e-6)
 
 
 class OwnMaskCost(MaskCost):

@@ -3,11 +3,13 @@
 Shape shorthand: N images, L layers, Q queries, S segments of an image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from segzoo.layers.runtime import PendingCopy
 
 
 class NonFiniteCostError(FloatingPointError):
@@ -41,18 +43,28 @@ def costs_on_cpu(costs: Sequence[Tensor]) -> list[np.ndarray]:
     return _finite([part.view(cost.shape).numpy() for part, cost in zip(parts, costs, strict=True)])
 
 
-def batch_costs_on_cpu(costs: Tensor, counts: Sequence[int]) -> list[np.ndarray]:
-    """Copy the costs of a batch, (N, L, Q, S), of which image i has `counts[i]` columns, in one transfer.
+def costs_of_groups(groups: Iterable[Tensor], counts: Sequence[int]) -> Iterator[np.ndarray]:
+    """Yield the costs of each image, (L, Q, S), while the device computes those of later groups of images.
+
+    Args:
+        groups: (n, L, Q, most) for n images; all groups are queued before the first one is waited for.
+        counts: S of each of the images.
 
     Raises:
         NonFiniteCostError: a cost is NaN or infinite.
     """
-    array = costs.detach().cpu().numpy()
-    return _finite([own[..., :count] for own, count in zip(array, counts, strict=True)])
+    copies = [PendingCopy(costs) for costs in groups]
+    first = 0
+    for copy in copies:
+        array = copy.value().numpy()
+        own = counts[first : first + len(array)]
+        yield from _finite([costs[..., :count] for costs, count in zip(array, own, strict=True)], first)
+        first += len(array)
 
 
-def _finite(arrays: list[np.ndarray]) -> list[np.ndarray]:
-    for image, array in enumerate(arrays):
+def _finite(arrays: list[np.ndarray], first: int = 0) -> list[np.ndarray]:
+    """Return the arrays; `first` is the number of the first image, for the error."""
+    for image, array in enumerate(arrays, first):
         if not np.isfinite(array).all():
             finite = [np.isfinite(matrix).all() for matrix in array]
             raise NonFiniteCostError(image, finite.index(False), len(array))

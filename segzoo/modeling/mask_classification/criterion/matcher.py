@@ -5,7 +5,7 @@ Shape shorthand: L layers, N images, Q queries, S segments of an image, P points
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from detectron2.config import configurable
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from segzoo.layers.runtime import transferred, without_autocast
 
 from ...registry import MATCHING_COST_REGISTRY, registered
-from .assignment import batch_costs_on_cpu
+from .assignment import costs_of_groups
 from .batch_costs import CostSums, query_costs
 from .costs import MatchingCost, PixelCost, QueryCost
 from .decoder_outputs import DecoderOutputs
@@ -69,7 +69,7 @@ class HungarianMatcher(nn.Module):
         targets: Sequence[SegmentTargets],
         points: RandomPoints | None = None,
     ) -> list[Matches]:
-        """Match all layers, with a single device-to-host copy.
+        """Match all layers; the host assigns the queries of an image while a GPU compares later images.
 
         Args:
             outputs: outputs of L layers with Q queries each.
@@ -84,10 +84,9 @@ class HungarianMatcher(nn.Module):
             NonFiniteCostError: a cost is NaN or infinite.
         """
         points = points or RandomPoints()
-        with without_autocast(outputs.device):
-            costs = self.total_costs(outputs, targets, points)
         matches: list[Matches] = [[] for _ in outputs.layers]
-        for array in batch_costs_on_cpu(costs, [len(target) for target in targets]):
+        groups = self._grouped_costs(outputs, targets, points)
+        for array in costs_of_groups(groups, [len(target) for target in targets]):
             for layer, matrix in enumerate(array):
                 matches[layer].append(tuple(map(torch.from_numpy, linear_sum_assignment(matrix))))
         return _to_device(matches, outputs.device)
@@ -100,48 +99,56 @@ class HungarianMatcher(nn.Module):
         S is the largest number of segments of an image; the columns of segments that another image does not
         have hold any finite values.
         """
+        return torch.cat(list(self._grouped_costs(outputs, targets, points)))
+
+    def _grouped_costs(
+        self, outputs: DecoderOutputs, targets: Sequence[SegmentTargets], points: RandomPoints
+    ) -> Iterator[Tensor]:
+        """Yield `total_costs` of one group of images after the other, as they are computed."""
         batch = TargetBatch(targets)
         masks = outputs.masks
-        shape = (len(batch), masks.num_layers, masks.num_queries, batch.most)
-        total = torch.zeros(shape, dtype=outputs.dtype, device=outputs.device)
-        if batch.most == 0:
-            return total
-        pixel_costs = iter(self._pixel_costs(outputs, batch, points))
-        for cost in self.costs:
-            if isinstance(cost, QueryCost):
-                values = query_costs(cost, outputs, targets, batch)
-            else:
-                values = next(pixel_costs)
-            total += cost.weight * values
-        return total
+        with without_autocast(outputs.device):
+            of_queries = {
+                cost: query_costs(cost, outputs, targets, batch)
+                for cost in self.costs
+                if isinstance(cost, QueryCost) and batch.most
+            }
+            for images, of_pixels in self._pixel_costs(outputs, batch, points):
+                shape = (len(images), masks.num_layers, masks.num_queries, batch.most)
+                total = torch.zeros(shape, dtype=outputs.dtype, device=outputs.device)
+                own = slice(images.start, images.stop)
+                for cost in self.costs if batch.most else ():
+                    values = of_queries[cost][own] if cost in of_queries else next(of_pixels)
+                    total += cost.weight * values
+                yield total
 
-    def _pixel_costs(self, outputs: DecoderOutputs, batch: TargetBatch, points: RandomPoints) -> list[Tensor]:
-        """Return (N, L, Q, S) values of each `PixelCost`."""
+    def _pixel_costs(
+        self, outputs: DecoderOutputs, batch: TargetBatch, points: RandomPoints
+    ) -> Iterator[tuple[range, Iterator[Tensor]]]:
+        """Yield groups of images, and the values of each `PixelCost` for them, (images, L, Q, S)."""
         costs = [cost for cost in self.costs if isinstance(cost, PixelCost)]
-        if not costs:
-            return []
+        if not costs or batch.most == 0:
+            return iter([(range(len(batch)), iter(()))])
         if self.num_points:
             return self._costs_on_points(costs, outputs, batch, points)
         return self._costs_on_pixels(costs, outputs, batch)
 
     def _costs_on_pixels(
         self, costs: Sequence[PixelCost], outputs: DecoderOutputs, batch: TargetBatch
-    ) -> list[Tensor]:
+    ) -> Iterator[tuple[range, Iterator[Tensor]]]:
         masks = outputs.masks
         resized = batch.resized(masks.size)
         num_pixels = masks.size[0] * masks.size[1]
         # The masks of all layers have the same pixels.
         rows = masks.num_layers * masks.num_queries
         step = self._chunk_elements(outputs.device) // rows or 1
-        parts = []
+        shape = (masks.num_layers, masks.num_queries)
         for images in _ranges(len(batch), step // num_pixels):
             sums = CostSums(costs, batch.counts[images.start : images.stop])
             for start in range(0, num_pixels, step):
                 stop = min(start + step, num_pixels)
                 sums.add(masks.pixels(images, start, stop), resized.one_hot(images, start, stop, masks.dtype))
-            parts.append(sums.combined(num_pixels))
-        shape = (masks.num_layers, masks.num_queries)
-        return [torch.cat(values).unflatten(1, shape) for values in zip(*parts, strict=True)]
+            yield images, (values.unflatten(1, shape) for values in sums.combined(num_pixels))
 
     def _costs_on_points(
         self,
@@ -149,13 +156,12 @@ class HungarianMatcher(nn.Module):
         outputs: DecoderOutputs,
         batch: TargetBatch,
         points: RandomPoints,
-    ) -> list[Tensor]:
-        """Return costs like `_costs_on_pixels`, on points that are drawn for every image and layer."""
+    ) -> Iterator[tuple[range, Iterator[Tensor]]]:
+        """Yield costs like `_costs_on_pixels`, on points that are drawn for every image and layer."""
         masks, num_points = outputs.masks, self.num_points
         like = torch.empty((), dtype=masks.dtype, device=masks.device)
         drawn = points.for_matching(len(batch), masks.num_layers, num_points, like)
         step = max(self._chunk_elements(outputs.device) // max(masks.num_queries, batch.most), 1)
-        images_of_part = []
         for images in _ranges(len(batch), step // (masks.num_layers * num_points)):
             sampled = masks.at_points(images)
             layers_of_part = []
@@ -171,8 +177,7 @@ class HungarianMatcher(nn.Module):
                 layers_of_part.append(
                     [values.unflatten(0, own.shape[:2]) for values in sums.combined(num_points)]
                 )
-            images_of_part.append([torch.cat(values, 1) for values in zip(*layers_of_part, strict=True)])
-        return [torch.cat(values) for values in zip(*images_of_part, strict=True)]
+            yield images, (torch.cat(values, 1) for values in zip(*layers_of_part, strict=True))
 
     def _chunk_elements(self, device: torch.device) -> int:
         # On a CPU a chunk and its few intermediates stay in the cache; a GPU is faster with long vectors.
