@@ -76,6 +76,7 @@ def main() -> int:
     parser.add_argument("--sdist", type=Path, help=f"{SDIST} as a file, downloaded before")
     parser.add_argument("--constraint", type=Path, help="a file for pip's --constraint")
     parser.add_argument("--force", action="store_true", help="replace an existing detectron2")
+    parser.add_argument("--wheel", type=Path, metavar="FOLDER", help="only write a wheel into this folder")
     arguments = parser.parse_args()
     try:
         install(arguments)
@@ -86,7 +87,7 @@ def main() -> int:
 
 
 def install(arguments: argparse.Namespace) -> None:
-    if importlib.util.find_spec("detectron2") and not arguments.force:
+    if importlib.util.find_spec("detectron2") and not arguments.force and not arguments.wheel:
         print(f"detectron2 {installed_version()} is installed and is kept (--force replaces it)")
         return
     if not importlib.util.find_spec("torch"):
@@ -99,6 +100,12 @@ def install(arguments: argparse.Namespace) -> None:
         tree, version = find_tree(arguments, Path(folder))
         build = Path(folder) / "build"
         arrange(tree, build, version)
+        if arguments.wheel:
+            options = ["-qq", "--no-deps", "--no-build-isolation", "--wheel-dir", str(arguments.wheel)]
+            if pip(["wheel", *options, str(build)]).returncode:
+                raise InstallError("pip could not write a wheel, see above")
+            print(f"detectron2 {version}: a wheel, Python files only, in {arguments.wheel}")
+            return
         pip_install([str(build)], arguments.constraint)
     print(f"detectron2 {version}: installed, Python files only")
 

@@ -1,7 +1,7 @@
 """The sections of `tools/gpu_check.py`: modules with a function `run(settings, rows)`.
 
-This module and `report` import nothing but the standard library: the process that starts the sections has to
-outlive whatever happens in them.
+This module, `report` and `wheels` import nothing but the standard library: the process that starts the
+sections has to outlive whatever happens in them.
 """
 
 import importlib
@@ -29,15 +29,22 @@ class Section(NamedTuple):
 
 
 SECTIONS = {
-    "limits": Section("limits", 40, "the machine, and what it reaches in products, copies and launches"),
-    "tests": Section("gpu_tests", 120, "the tests that need a GPU"),
-    "kernels": Section("kernels", 60, "deformable attention, beside its memory traffic and F.grid_sample"),
-    "step": Section("step", 120, "a training step: time, kernels, host synchronizations, memory; peers"),
-    "inference": Section("inference", 90, "an image to results, with peers"),
-    "throughput": Section("images_per_second", 60, "images per second at batch 16, for the zoo's plot"),
-    "evaluation": Section("evaluation", 60, "an evaluation of three tasks beside Detectron2's loop"),
-    "train": Section("training", 150, "two minutes of training on Shapes, and the model's metrics"),
+    "limits": Section("limits", 30, "the machine, and what it reaches in products, copies and launches"),
+    "tests": Section("gpu_tests", 80, "the tests that need a GPU"),
+    "kernels": Section("kernels", 30, "deformable attention, beside its memory traffic and F.grid_sample"),
+    "step": Section("step", 105, "a training step: time, kernels, host synchronizations, memory; peers"),
+    "inference": Section("inference", 70, "an image to results, with peers"),
+    "throughput": Section("images_per_second", 45, "images per second at batch 16, for the zoo's plot"),
+    "evaluation": Section("evaluation", 55, "an evaluation of three tasks beside Detectron2's loop"),
+    "train": Section("training", 155, "two minutes of training on Shapes, and the model's metrics"),
 }
+
+
+def replace(file: Path, text: str) -> None:
+    """Write a file so that it is complete whenever it is read."""
+    part = file.with_name(f"{file.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(file)
 
 
 class Rows:
@@ -50,7 +57,7 @@ class Rows:
     def add(self, **row: Any) -> None:
         """Add a row: values by column; None leaves the cell empty."""
         self.rows.append({name: value for name, value in row.items() if value is not None})
-        self._file.write_text(json.dumps(self.rows, indent=1), encoding="utf-8")
+        replace(self._file, json.dumps(self.rows, indent=1))
 
 
 class Settings(NamedTuple):

@@ -9,7 +9,7 @@ from benchmark_cases import evaluation_run
 from . import Rows, Settings
 from .measuring import failures_in_rows
 
-IMAGES = 200
+IMAGES = 100
 
 
 def run(settings: Settings, rows: Rows) -> None:

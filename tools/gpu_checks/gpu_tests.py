@@ -10,6 +10,7 @@ from .measuring import is_installed
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FILES = (
+    "tests/engine/test_on_gpu.py",
     "tests/engine/test_train_step.py",
     "tests/modeling/test_deformable_triton.py",
     "tests/modeling/test_deformable_forms.py",
@@ -23,8 +24,10 @@ def run(settings: Settings, rows: Rows) -> None:
         rows.add(tests="all", result="pytest is not installed")
         return
     failed = False
-    for file in FILES[:1] if settings.small else FILES:
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rf", file]
+    for file in FILES[:2] if settings.small else FILES:
+        # Without the repository's own options, with which a summary could be missing.
+        options = ["-o", "addopts=", "-q", "-p", "no:cacheprovider", "-rf"]
+        command = [sys.executable, "-m", "pytest", *options, file]
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
         print(done.stdout[-20000:], done.stderr[-2000:])
         lines = [line for line in done.stdout.splitlines() if re.search(r"\d+ (passed|failed|skipped)", line)]

@@ -8,6 +8,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     """Return a page with a table for each section of the report; see `run_sections`."""
     small = ", small sizes: the figures mean nothing" if report["small"] else ""
     lines = ["# GPU check", "", f"Device: {report['device']}{small}."]
+    lines += [line for problem in report.get("problems", ()) for line in ("", f"**{_cell(problem)}**")]
     for name, section in report["sections"].items():
         lines += ["", f"## {name}", "", f"{section['about']}; {section['seconds']} s."]
         if section["problem"]:
