@@ -78,12 +78,30 @@ def test_the_order_of_the_folders_decides_nothing(leaf, tmp_path):
     assert dict(flat(read_with_bases(other))) == expected
 
 
+@pytest.mark.parametrize(
+    "leaf",
+    [
+        "semantic/ade20k/segformer_mit_b0",
+        "panoptic/coco/maskformer_swin_tiny",
+        "panoptic/coco/mask2former_r50",
+    ],
+)
+def test_a_model_s_file_takes_bfloat16_as_an_option(leaf, tmp_path):
+    file, option = tmp_path / "own.yaml", BASES / "recipes/segzoo/amp_bf16.yaml"
+    file.write_text(yaml.safe_dump({"_BASE_": [str(config_root() / f"{leaf}.yaml"), str(option)]}))
+    expected = dict(flat(load_config(leaf)))
+    with_option = expected | {"SOLVER.AMP.ENABLED": True, "SOLVER.AMP.DTYPE": "bfloat16"}
+    assert dict(flat(load_config(file))) == with_option != expected
+
+
 def test_every_base_file_is_used_by_a_model_or_on_the_page_of_what_is_combined():
     used = {file for leaf in LEAVES for file in with_bases(leaf)}
     unused = {file.resolve() for file in BASES.rglob("*.yaml")} - used
     for folder in ("backbones", "methods"):
         page = (REPOSITORY / "docs" / f"{folder}.md").read_text(encoding="utf-8")
         unused -= {(BASES / folder / f"{name}.yaml").resolve() for name in re.findall(r"`(\w+)`", page)}
+    page = (REPOSITORY / "docs/recipes.md").read_text(encoding="utf-8")
+    unused -= {(BASES / file).resolve() for file in re.findall(r"`(recipes/\w+/\w+\.yaml)`", page)}
     assert {str(file) for file in unused} == set()
 
 

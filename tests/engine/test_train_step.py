@@ -4,8 +4,13 @@ import copy
 
 import pytest
 import torch
+import yaml
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
 
+from segzoo.config.files import config_root
 from segzoo.engine.train_step import TrainStep, amp_dtype
+from segzoo.model_zoo import load_config
 from segzoo.solver import build_gradient_clipper, build_optimizer, load_optimizer_state
 from segzoo.solver import optimizer as solver_optimizer
 from tests.engine.toy_training import ToyPixelClassifier, toy_cfg, toy_image
@@ -52,6 +57,37 @@ def test_bfloat16_on_a_cpu_computes_in_bfloat16_and_keeps_float32_weights(model,
     assert seen == [torch.bfloat16]
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
     assert losses == pytest.approx(one_step(model, batch)[0], rel=0.05)
+
+
+def test_a_model_that_takes_the_option_trains_in_bfloat16_near_single_precision(tmp_path):
+    losses = []
+    for options in ([], [str(config_root() / "_base_/recipes/segzoo/amp_bf16.yaml")]):
+        file = tmp_path / "own.yaml"
+        leaf = config_root() / "semantic/shapes/pspnet_r18_quarter.yaml"
+        file.write_text(yaml.safe_dump({"_BASE_": [str(leaf), *options]}))
+        cfg = load_config(file)
+        torch.manual_seed(0)
+        model = build_model(cfg).train()
+        types = []
+        model.sem_seg_head.register_forward_hook(
+            lambda module, inputs, output, types=types: types.append(output["logits"].dtype)
+        )
+        step = TrainStep.from_config(cfg, model, build_optimizer(cfg, model))
+        generator = torch.Generator().manual_seed(0)
+        images = [
+            {
+                "image": torch.randint(0, 256, (3, 64, 64), generator=generator, dtype=torch.uint8),
+                "sem_seg": torch.randint(0, 3, (8, 8), generator=generator).repeat(8, 8),
+            }
+            for _ in range(4)
+        ]
+        with EventStorage():
+            losses.append([sum(step([images]).values()) for _ in range(10)])
+        assert types == 10 * [torch.bfloat16 if options else torch.float32]
+        assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    single, half = losses
+    assert single[-1] < 0.8 * single[0]
+    assert half == pytest.approx(single, rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,11 @@ import math
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 
+from segzoo.layers import deformable_attention
 from segzoo.layers.deformable_attention import DeformableAttention, sample_levels, sample_levels_on_grids
+from segzoo.model_zoo import load_config
 
 SIZES = [(3, 4), (5, 7), (1, 2)]
 
@@ -99,6 +102,45 @@ def test_it_is_traced_by_export():
     with torch.no_grad():
         exported = torch.export.export(Model(), (x, reference_points)).module()
         assert torch.allclose(exported(x, reference_points), Model()(x, reference_points), atol=1e-5)
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_the_key_for_half_values_reaches_each_layer_and_changes_outputs_by_rounding(amp, monkeypatch):
+    sampled, outputs = [], []
+
+    def sample(value, *arguments):
+        sampled.append((value.dtype, arguments[1].dtype))
+        return sample_levels(value, *arguments)
+
+    monkeypatch.setattr(deformable_attention, "sample_levels", sample)
+    for half in ("False", "True"):
+        words = ["MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "MSDeformAttnPixelDecoder"]
+        words += ["MODEL.SEM_SEG_HEAD.CONVS_DIM", "64", "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS", "2"]
+        words += ["MODEL.MASK_FORMER.DEFORMABLE_HALF_VALUES", half]
+        torch.manual_seed(0)
+        model = build_model(load_config("panoptic/shapes/mask2former_r18_quarter", words)).eval()
+        pixels = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1)) * 255
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            features = model.backbone(pixels / 64 - 2)
+            outputs.append(model.sem_seg_head.pixel_decoder(features))
+        layers = [module for module in model.modules() if isinstance(module, DeformableAttention)]
+        assert {layer.value_dtype for layer in layers} == {torch.bfloat16 if half == "True" else None}
+        assert len(layers) == 2
+        # The decoder is computed without autocast: positions stay in single precision.
+        expected = (torch.bfloat16 if half == "True" else torch.float32), torch.float32
+        assert sampled == [expected] * len(layers)
+        sampled.clear()
+    single, half = (torch.cat([one.flatten() for one in flat(output)]) for output in outputs)
+    difference = (half - single).norm() / single.norm()
+    # bfloat16 has 8 bits of mantissa.
+    assert 0 < difference < 2**-7
+
+
+def flat(output):
+    """The tensors of a nest of tuples, lists and dicts."""
+    if isinstance(output, torch.Tensor):
+        return [output.float()]
+    return [one for part in (output.values() if isinstance(output, dict) else output) for one in flat(part)]
 
 
 def test_values_in_bfloat16_are_rounded_once_and_everything_else_is_exact():

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,34 @@ def test_kernels_compile_without_a_gpu(kernel, dtype):
     source = triton.compiler.ASTSource(kernel, signature, constants)
     target = triton.backends.compiler.GPUTarget("cuda", 80, 32)
     assert triton.compile(source, target=target).asm["ptx"]
+
+
+@pytest.mark.skipif(INTERPRETED, reason="nothing is compiled")
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize(("capability", "vector"), [(80, ""), (90, ".v4")])
+def test_a_hopper_gpu_adds_four_channels_by_one_atomic_operation(dtype, capability, vector):
+    """So the backward pass has a quarter of the atomic operations of earlier GPUs."""
+    triton = pytest.importorskip("triton", "3.6")
+    from segzoo.layers import deformable_triton
+
+    kernel, (block, warps) = deformable_triton._sample_gradients, deformable_triton._GRADIENTS_SHAPE
+    constants = {"num_heads": 8, "num_levels": 3, "num_points": 4, "num_channels": 32, "columns": 32}
+    constants |= {"block": block, "needs_value": True, "needs_samples": True}
+    types = {"value": f"*{dtype}", "heights": ("fp32",) * 3, "widths": ("fp32",) * 3}
+    types |= dict.fromkeys(deformable_triton._CHANGING, "i32") | dict.fromkeys(constants, "constexpr")
+    signature = {name: types.get(name, "*fp32") for name in kernel.arg_names}
+    # PyTorch allocates at multiples of 16 bytes, which Triton sees at a launch.
+    aligned = {
+        (index,): [["tt.divisibility", 16]]
+        for index, name in enumerate(kernel.arg_names)
+        if str(signature[name]).startswith("*")
+    }
+    source = triton.compiler.ASTSource(kernel, signature, constants, aligned)
+    target = triton.backends.compiler.GPUTarget("cuda", capability, 32)
+    ptx = triton.compile(source, target=target, options={"num_warps": warps}).asm["ptx"]
+    found = re.findall(r"(?:atom|red)\.global[\w.]*\.add(\.v\d)?\.f32", ptx)
+    # Of a thread: 8 queries x 4 corners x 32 channels / 32 threads, for each level.
+    assert found == [vector] * (3 * 32 // (4 if vector else 1))
 
 
 def results_of(sample, inputs):
