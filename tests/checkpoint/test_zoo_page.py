@@ -243,11 +243,11 @@ def test_svg_places_points_by_their_values():
 
 
 def test_labels_keep_apart():
-    centers = {str(index): (10.0 * (index % 7), 12.0 * (index // 7)) for index in range(28)}
+    centers = {str(index): (30.0 * (index % 4), 12.0 * (index // 4)) for index in range(28)}
 
     def box_of(name, offset):
         x, y = centers[name]
-        return x + offset[0], y + offset[1], x + offset[0] + 8, y + offset[1] + 5
+        return x + offset[0], y + offset[1], x + offset[0] + 8, y + offset[1] + 14
 
     placed = free_offsets(centers, box_of, centers, (-50, -50, 120, 120), 1)
     boxes = [box_of(name, offset) for name, offset in placed.items()]

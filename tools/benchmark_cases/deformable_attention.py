@@ -120,6 +120,7 @@ CASES = [
         lambda side=side: forward_and_backward(side, "cpu"),
         goal=2.0,
         repeat=5,
+        recorded=side == 1024,
     )
     for side in (512, 1024)
 ]

@@ -155,6 +155,7 @@ CASES = [
         memory_goal=0.1,
         repeat=1,
         slow=True,
+        recorded=False,
     ),
     Case(
         "targets-800x1333",
@@ -179,5 +180,6 @@ CASES = [
         goal=8.0,
         memory_goal=0.1,
         repeat=3,
+        recorded=False,
     ),
 ]

@@ -284,5 +284,6 @@ CASES = [
         memory="numpy",
         repeat=1,
         slow=True,
+        recorded=False,
     )
 ]

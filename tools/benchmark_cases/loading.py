@@ -4,10 +4,8 @@ The pictures are drawn: smooth noise in JPEGs about as large as CamVid's, with l
 panoptic PNGs of 11 segments.
 """
 
-import importlib.util
 import itertools
 import json
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -25,10 +23,9 @@ from segzoo.data.mapper import SegmentationMapper
 from segzoo.data.register import register_dataset_file
 from segzoo.data.sampling import seeded
 from segzoo.model_zoo import get_config
-from segzoo.utils.errors import InputError
 
 from . import Case, Pair, scenes
-from .model import _WithoutOperators
+from .model import allow_missing_operators
 
 IMAGES = 24
 CLASSES = 11
@@ -193,10 +190,7 @@ def _registered(root: Path, name: str, description: str) -> list[dict]:
 
 def _mmsegmentation() -> Callable[[dict], dict]:
     """Return MMSegmentation's training steps, with the sizes of segzoo's recipes for CamVid."""
-    if importlib.util.find_spec("mmseg") is None:
-        raise InputError("the peer mmsegmentation is not installed: pip install -r requirements/peers.txt")
-    if "mmcv._ext" not in sys.modules and importlib.util.find_spec("mmcv._ext") is None:
-        sys.modules["mmcv._ext"] = _WithoutOperators("mmcv._ext")
+    allow_missing_operators()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # warnings for the peer's own users
         import mmseg.datasets.transforms  # noqa: F401  registers them
@@ -231,26 +225,32 @@ def _mmsegmentation() -> Callable[[dict], dict]:
     return load
 
 
+SEMANTIC = f"loading {IMAGES} images: resize, crop 352, color jitter, flip"
+
 CASES = [
     Case(
         name="semantic-480x360-pillow",
-        description="images of 480x360: resize by Pillow's filter, crop 352, color jitter, flip; peer: "
-        "mmsegmentation's pipeline (OpenCV)",
+        description=f"{SEMANTIC}, resize by Pillow's filter; peer: mmsegmentation's pipeline (OpenCV)",
+        scene="as large as CamVid's: 480 x 360",
+        needs=("mmseg",),
         make=lambda: semantic("semantic/camvid/maskformer_r18", "segment_map"),
         goal=1.0,
         memory="numpy",
     ),
     Case(
         name="semantic-480x360-opencv",
-        description="the same, OpenCV's resize, as in SegFormer's recipe; peer: mmsegmentation's pipeline",
+        description=f"{SEMANTIC}, resize by OpenCV as in SegFormer's recipe; peer: mmsegmentation's pipeline",
+        scene="as large as CamVid's: 480 x 360",
+        needs=("mmseg",),
         make=lambda: semantic("semantic/camvid/segformer_mit_b0", "class_map"),
         goal=1.0,
         memory="numpy",
     ),
     Case(
         name="panoptic-lsj-1024",
-        description="images of 480x640: large-scale jitter to 1024; peer: Detectron2's transforms, a mask of "
-        "each segment",
+        description=f"loading {IMAGES} panoptic images, large-scale jitter to 1024; peer: Detectron2's "
+        "transforms, a mask of each segment",
+        scene="480 x 640 with 11 segments, as in COCO",
         make=lambda: panoptic(1024),
         goal=2.0,
         memory="numpy",

@@ -159,6 +159,7 @@ CASES = [
         memory_goal=1.0,
         repeat=3,
         slow=True,
+        recorded=False,
     )
     for kind, name in KINDS.items()
     for height, width in (SIZES[kind],)
@@ -171,6 +172,7 @@ CASES = [
         memory_goal=1.0,
         repeat=3,
         slow=True,
+        recorded=False,
     )
     for kind, name in KINDS.items()
     for height, width in (SIZES[kind],)

@@ -67,25 +67,28 @@ def _compare(ours: tuple, theirs: tuple) -> str:
     return f"{worst:.1e}" if worst < 1e-5 else f"DIFFERENT: {worst:.1e}"
 
 
+WHAT, PEER = "PSANet's collect and distribute", "gather, softmax, product"
+
 CASES = [
     Case(
         "psa-465-test",
-        "collect and distribute of a 465 crop (30 x 30, mask 59 x 59), 2 images, forward",
+        f"{WHAT} of two crops of 465 (30 x 30, mask 59 x 59), forward; peer: {PEER}",
         lambda: both_directions(2, 30, with_gradients=False),
         goal=1.0,
         memory_goal=0.5,
     ),
     Case(
         "psa-465-train",
-        "the same, forward and backward",
+        f"{WHAT} of two crops of 465, forward + backward; peer: {PEER}",
         lambda: both_directions(2, 30, with_gradients=True),
         goal=1.0,
         memory_goal=0.5,
         repeat=5,
+        recorded=False,
     ),
     Case(
         "psa-705-test",
-        "collect and distribute of a 705 crop (45 x 45, mask 89 x 89), 1 image, forward",
+        f"{WHAT} of a crop of 705 (45 x 45, mask 89 x 89), forward; peer: {PEER}",
         lambda: both_directions(1, 45, with_gradients=False),
         goal=1.0,
         memory_goal=0.5,
@@ -93,10 +96,11 @@ CASES = [
     ),
     Case(
         "psa-705-train",
-        "the same, forward and backward",
+        f"{WHAT} of a crop of 705, forward + backward; peer: {PEER}",
         lambda: both_directions(1, 45, with_gradients=True),
         goal=1.0,
         memory_goal=0.5,
         repeat=3,
+        recorded=False,
     ),
 ]

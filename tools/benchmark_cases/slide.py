@@ -114,6 +114,7 @@ CASES = [
         goal=1.5,
         repeat=1,
         slow=True,
+        recorded=False,
     ),
     Case(
         "semseg-1024x2048x19",
@@ -122,6 +123,7 @@ CASES = [
         goal=1.5,
         repeat=1,
         slow=True,
+        recorded=False,
     ),
     Case(
         "mmseg-1024x2048x150",

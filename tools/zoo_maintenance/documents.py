@@ -53,6 +53,7 @@ _COMMANDS = """```
 segzoo zoo --task semantic --dataset ade20k --max-params 50   # list by task, dataset, size, license
 segzoo zoo semantic/ade20k/segformer_mit_b2                    # details and commands of one model
 segzoo zoo panoptic/coco/mask2former_r50 --download            # its official weights
+segzoo zoo --plot zoo.html                                     # all of them as a page: accuracy against cost
 ```
 """
 
