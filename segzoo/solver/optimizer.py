@@ -34,8 +34,12 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
     defaults = {"lr": cfg.SOLVER.BASE_LR, "weight_decay": cfg.SOLVER.WEIGHT_DECAY}
     settings = {**defaults, **_fused(optimizer_class, groups), **settings}
     if cfg.SOLVER.SHARD_OPTIMIZER and comm.get_world_size() > 1:
-        return ZeroRedundancyOptimizer(groups, optimizer_class=optimizer_class, **settings)
-    return optimizer_class(groups, **settings)
+        sharded = ZeroRedundancyOptimizer(groups, optimizer_class=optimizer_class, **settings)
+        _start_momentum(sharded.optim)
+        return sharded
+    optimizer = optimizer_class(groups, **settings)
+    _start_momentum(optimizer)
+    return optimizer
 
 
 def find_optimizer(cfg: CfgNode) -> tuple[OptimizerClass, dict]:
@@ -68,3 +72,18 @@ def _fused(optimizer_class: OptimizerClass, groups: Sequence[Mapping[str, Any]])
     own = optimizer_class.__module__.startswith("torch.optim.")
     accepts = "fused" in inspect.signature(optimizer_class).parameters
     return {"fused": True} if own and accepts and devices == {FUSED_ON} else {}
+
+
+def _start_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Set the momentum of fused SGD to zero.
+
+    PyTorch allocates it in the first update, and leaves it uninitialized if that update is skipped because a
+    gradient is not finite, as GradScaler's first ones often are.
+    """
+    if not isinstance(optimizer, torch.optim.SGD):
+        return
+    for group in optimizer.param_groups:
+        # With dampening, which makes the first update another one, PyTorch has to start it.
+        if group["fused"] and group["momentum"] and not group["dampening"]:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)

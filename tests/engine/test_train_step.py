@@ -234,6 +234,33 @@ def test_optimizers_are_fused_on_a_gpu_also_after_resuming(
         assert not any(group["fused"] for group in on_meta.param_groups)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_fused_sgd_trains_as_usual_after_a_first_update_that_was_skipped(tmp_path, momentum, monkeypatch):
+    monkeypatch.setattr(solver_optimizer, "FUSED_ON", "cpu")
+    cfg = toy_cfg(tmp_path, SOLVER__OPTIMIZER="SGD", SOLVER__MOMENTUM=momentum)
+    model, usual = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    usual.load_state_dict(model.state_dict())
+    fused = build_optimizer(cfg, model)
+    monkeypatch.undo()
+    plain = build_optimizer(cfg, usual)
+    before = copy.deepcopy(model.state_dict())
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, float("inf"))
+    # As GradScaler does.
+    fused.found_inf = torch.ones(())
+    fused.step()
+    del fused.found_inf
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, before[name])
+    for _ in range(3):
+        for one in (*model.parameters(), *usual.parameters()):
+            one.grad = torch.ones_like(one)
+        fused.step()
+        plain.step()
+    for name, weight in usual.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], weight)
+
+
 def _without_names(state):
     groups = [{key: value for key, value in one.items() if key != "names"} for one in state["param_groups"]]
     return {**state, "param_groups": groups}
