@@ -250,3 +250,12 @@ def test_fewer_labeled_pixels_than_are_to_be_kept_are_all_kept(average_over):
     assert actual.item() == pytest.approx(expected.item(), rel=1e-5)
     gradients = torch.autograd.grad(actual, logits)[0], torch.autograd.grad(expected, logits)[0]
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("keep_fraction", [1.5, 1e9])
+def test_hard_example_mining_reports_a_pixel_that_is_not_a_number(keep_fraction):
+    """Its loss would be left out, and its gradient of NaN make all weights NaN."""
+    logits, labels = random_pixels()
+    labels[0, 0, 0] = 1
+    logits[0, :, 0, 0] = math.nan
+    assert OHEMCrossEntropy(threshold=0.2, keep_fraction=keep_fraction)(logits, labels).isnan()

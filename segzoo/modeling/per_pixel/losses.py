@@ -181,12 +181,15 @@ class OHEMCrossEntropy(PixelLoss):
         return (losses * weights).sum() / mean_over_processes(weight, logits.device).clamp(min=1e-12)
 
     def _hardest(self, losses: Tensor, counted: Tensor) -> Tensor:
-        """Return which of the counted pixels are kept, (N, H, W) bool, without waiting for the device."""
+        """Return which of the counted pixels are kept, (N, H, W) bool, without waiting for the device.
+
+        Pixels whose loss is NaN are kept, so that the training stops.
+        """
         # The loss is -log p: a lower probability has a higher loss.
         lowest = -torch.tensor(self.threshold).log().item()
         at_least = int(losses.numel() / self.keep_fraction)
         if not at_least:
-            return counted & (losses >= lowest)
+            return counted & ~(losses < lowest)
         # Fewer counted pixels than that end in minus infinity, so that all of them are kept.
         hardest = losses.where(counted, -math.inf).flatten().topk(at_least, sorted=False).values
-        return counted & (losses >= hardest.amin().clamp(max=lowest))
+        return counted & ~(losses < hardest.amin().clamp(max=lowest))
