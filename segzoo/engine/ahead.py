@@ -1,7 +1,7 @@
 """Predictions of a loader's batches, on a GPU with one batch ahead of the one that is scored."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -29,7 +29,7 @@ def predictions(
     *,
     tasks: Sequence[str] | None,
     ahead: bool | None = None,
-) -> Iterator[tuple[Inputs, list[dict[str, Any]]]]:
+) -> Generator[tuple[Inputs, list[dict[str, Any]]], None, None]:
     """Yield batches and their predictions, in order.
 
     On a GPU the next batch is given to the device before the host waits for the last one, so that it computes
@@ -42,7 +42,7 @@ def predictions(
     """
     if ahead is None:
         ahead = any(parameter.is_cuda for parameter in model.parameters())
-    # The caller waits only for what is in its own stream: it has all copied before it asks for more.
+    # The caller waits only for what is in its own stream, not for the batch ahead.
     beside = torch.cuda.Stream() if ahead and torch.cuda.is_available() else None
     last: Predicted | None = None
     for inputs in loader:
@@ -54,6 +54,9 @@ def predictions(
             complete = _complete(done, stopwatch)
             with _current(beside):
                 yield complete
+            if beside is not None:
+                # Memory of these predictions is used again only after what the caller left in its stream.
+                torch.cuda.current_stream().wait_stream(beside)
         else:
             stopwatch.lap("compute")
     if last is not None:

@@ -1,5 +1,6 @@
 """Running a model over the test datasets, and writing the metrics with the protocol of the evaluation."""
 
+import contextlib
 import datetime
 import json
 import logging
@@ -244,8 +245,9 @@ def feed(
     model = as_segmentation_model(model)
     done, shown, batches = 0, time.perf_counter(), len(loader)
     started = shown
-    with reset_on_error(evaluator), evaluation_mode(model), torch.no_grad():
-        predicted = predictions(model, loader, stopwatch, tasks=tasks)
+    # Closed also after an error, so that what follows is not computed in the stream of the scoring.
+    closing = contextlib.closing(predictions(model, loader, stopwatch, tasks=tasks))
+    with reset_on_error(evaluator), evaluation_mode(model), torch.no_grad(), closing as predicted:
         for index, (inputs, outputs) in enumerate(predicted, start=1):
             evaluator.process(inputs, outputs)
             done += len(inputs)

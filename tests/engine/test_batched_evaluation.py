@@ -1,7 +1,10 @@
 """Evaluation in batches: predictions independent of the rest of the batch, and the reported times."""
 
+import contextlib
+import functools
 import json
 import re
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from PIL import Image
 
 from segzoo.data import build_test_loader
 from segzoo.data.sampling import SameSizeBatchSampler
-from segzoo.engine import Trainer, evaluate
+from segzoo.engine import Trainer, evaluate, evaluation_loop
 from segzoo.engine.ahead import predictions as predictions_of
 from segzoo.engine.evaluation_loop import evaluation_advice, shares
 from segzoo.engine.progress import Stopwatch
@@ -225,3 +228,62 @@ def test_on_a_gpu_the_next_batch_is_computed_before_the_last_one_is_scored(count
         expected.append(scored[-1])
     assert order == expected
     assert set(stopwatch.seconds) <= {"data", "compute"}
+
+
+class Streams:
+    """CUDA streams that note what waits for what."""
+
+    def __init__(self, monkeypatch):
+        self.events, self.current = [], "own"
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "Stream", lambda: "beside")
+        monkeypatch.setattr(torch.cuda, "Event", mock.MagicMock())
+        monkeypatch.setattr(torch.cuda, "stream", self.entered)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: self)
+
+    def wait_stream(self, other):
+        self.events.append(f"{self.current} waits for {other}")
+
+    @contextlib.contextmanager
+    def entered(self, stream):
+        before, self.current = self.current, stream
+        try:
+            yield
+        finally:
+            self.current = before
+
+
+def test_what_the_scoring_queues_on_a_gpu_precedes_what_uses_its_memory_again(monkeypatch):
+    streams = Streams(monkeypatch)
+    loader = [[{"number": index}] for index in range(3)]
+    scored = streams.events
+    for inputs, _ in predictions_of(Steps(scored), loader, Stopwatch(), tasks=None, ahead=True):
+        scored.append(f"{inputs[0]['number']} in {streams.current}")
+    waits = "own waits for beside"
+    computed = [("computed", index) for index in range(3)]
+    assert scored == [
+        *computed[:2],
+        "0 in beside",
+        waits,
+        computed[2],
+        "1 in beside",
+        waits,
+        "2 in own",
+    ]
+
+
+def test_an_error_in_the_scoring_leaves_its_stream(monkeypatch):
+    streams = Streams(monkeypatch)
+    monkeypatch.setattr(evaluation_loop, "as_segmentation_model", lambda model: model)
+    ahead = functools.partial(predictions_of, ahead=True)
+    monkeypatch.setattr(evaluation_loop, "predictions", ahead)
+
+    class Broken(mock.MagicMock):
+        def process(self, inputs, outputs):
+            assert streams.current == "beside"
+            raise ValueError("broken")
+
+    loader = [[{"number": index}] for index in range(3)]
+    with pytest.raises(ValueError, match="broken") as raised:
+        evaluation_loop.feed(Steps([]), loader, Broken(), Stopwatch())
+    assert streams.current == "own", raised
