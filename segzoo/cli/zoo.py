@@ -106,12 +106,20 @@ def run(arguments: argparse.Namespace) -> int:
     from segzoo.config.files import zoo_name
     from segzoo.model_zoo.search import all_entries, find_models, similar_name
 
+    if arguments.plot is None:
+        for flag in ("metric", "x", "measurements", "precision"):
+            if getattr(arguments, flag):
+                raise InputError(f"--{flag} is for --plot FILE; give both or neither")
+    else:
+        for flag in ("json", "download"):
+            if getattr(arguments, flag):
+                raise InputError(f"--{flag} does not go with --plot FILE; leave one of them out")
     entries = all_entries()
     names = {entry.name: entry for entry in entries}
     name = zoo_name(arguments.search[0]) if len(arguments.search) == 1 else ""
-    if name in names:
+    if name in names and arguments.plot is None:
         return _download(name) if arguments.download else _show(names[name], arguments.json)
-    if "/" in name or arguments.download:
+    if ("/" in name and name not in names) or arguments.download:
         given = " ".join(arguments.search)
         if not given:
             raise InputError("--download needs the NAME of a model; without it, all names are listed")
@@ -120,19 +128,18 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dataset and arguments.dataset not in datasets:
         hint = did_you_mean(arguments.dataset, datasets) or f"; expected one of {', '.join(datasets)}"
         raise InputError(f"--dataset {arguments.dataset}: no model of the zoo was trained on it{hint}")
-    found = find_models(
-        entries,
-        task=arguments.task or "",
-        dataset=arguments.dataset or "",
-        text=" ".join(arguments.search),
-        license=arguments.license or "",
-        max_params=arguments.max_params,
-        with_weights=arguments.with_weights,
-    )
-    if arguments.plot is None:
-        for flag in ("metric", "x", "measurements", "precision"):
-            if getattr(arguments, flag):
-                raise InputError(f"--{flag} is for --plot FILE; give both or neither")
+    if name in names:
+        found = [names[name]]
+    else:
+        found = find_models(
+            entries,
+            task=arguments.task or "",
+            dataset=arguments.dataset or "",
+            text=" ".join(arguments.search),
+            license=arguments.license or "",
+            max_params=arguments.max_params,
+            with_weights=arguments.with_weights,
+        )
     if not found:
         licenses = sorted({entry.info.license for entry in entries if entry.info})
         listed = f"; licenses are: {'; '.join(licenses)}" if arguments.license else ""

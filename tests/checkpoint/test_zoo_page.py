@@ -279,6 +279,12 @@ def test_labels_keep_apart():
             "--x and --precision are for pictures: a page has all axes",
         ),
         (["--metric", "PQ"], "--metric is for --plot FILE"),
+        (["panoptic/coco/mask2former_r50", "--metric", "PQ"], "--metric is for --plot FILE"),
+        (["--plot", "{}/a.html", "--json"], "--json does not go with --plot FILE"),
+        (
+            ["panoptic/coco/mask2former_r50", "--download", "--plot", "{}/a.html"],
+            "--download does not go with --plot FILE",
+        ),
         (
             ["--plot", "{}/a.svg", "--dataset", "camvid", "--x", "throughput"],
             "--x throughput and --measurements FILE go together",
@@ -295,6 +301,15 @@ def test_wrong_options_are_one_line(options, message, tmp_path, capsys):
     assert message in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_page_of_one_model_given_by_name(tmp_path, capsys):
+    file = tmp_path / "one.html"
+    assert main(["zoo", "panoptic/coco/mask2former_r50", "--plot", str(file)]) == 0
+    assert capsys.readouterr().out.strip().endswith("one.html: 1 model")
+    assert re.findall(r'<tr id="([^"]*)"', file.read_text(encoding="utf-8")) == [
+        "panoptic.coco.mask2former_r50"
+    ]
 
 
 def test_the_throughputs_of_a_picture_are_chosen_by_precision(tmp_path, capsys):

@@ -47,7 +47,7 @@ def write_page(
         with_metric(rows, metric)
     text = page(rows, costs_of(rows, measurements), metric, output.parent)
     write_text(output, text)
-    return f"{output}: {len(rows)} models"
+    return f"{output}: {len(rows)} model{'s' * (len(rows) != 1)}"
 
 
 def write_picture(
