@@ -43,6 +43,8 @@ from gpu_checks.report import markdown  # noqa: E402
 
 # Seconds that a section gets at least; with less time left it is not started.
 LEAST = 5.0
+# Seconds that wheels may take to install; they are part of --minutes.
+INSTALLATION = 60.0
 # Seconds between two reports while a section runs.
 REPORT_EVERY = 5.0
 
@@ -60,7 +62,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--sections", default=",".join(SECTIONS), help="those to run, separated by commas (default: all)"
     )
-    parser.add_argument("--minutes", type=float, default=9.5, help="time for all sections (default 9.5)")
+    parser.add_argument("--minutes", type=float, default=9.5, help="time for everything (default 9.5)")
     parser.add_argument("--device", default="cuda", help="cuda (default), cuda:1, ..., or cpu")
     parser.add_argument("--small", action="store_true", help="small sizes and networks, to try the script")
     parser.add_argument("--wheels", type=Path, help="folder of wheels to install for this run")
@@ -70,7 +72,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar=("FOLDER", "PACKAGE"),
         help="only write wheels of packages and Detectron2",
     )
-    parser.add_argument("--run", metavar="SECTION", help=argparse.SUPPRESS)  # the process of a section
+    # The process of a section, and its limit.
+    parser.add_argument("--run", metavar="SECTION", help=argparse.SUPPRESS)
+    parser.add_argument("--limit", type=float, default=float("inf"), help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     names = args.sections.split(",")
     for name in names:
@@ -82,19 +86,19 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def install(folder: Path, packages: Path) -> list[str]:
+def install(folder: Path, packages: Path, seconds: float) -> list[str]:
     """Install wheels for this process and its children; return what was not installed and why."""
-    problems = wheels.install(folder, packages)
+    problems = wheels.install(folder, packages, seconds)
     paths = [path for path in (os.environ.get("PYTHONPATH"), str(packages.resolve())) if path]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     sys.path.append(str(packages.resolve()))
     return problems
 
 
-def command(name: str, args: argparse.Namespace) -> list[str]:
-    """Return the command of a section's process."""
-    words = [sys.executable, __file__, "--run", name, "--output", str(args.output), "--device", args.device]
-    return words + ["--small"] * args.small
+def command(name: str, args: argparse.Namespace, limit: float) -> list[str]:
+    """Return the command of a section's process, which is ended after `limit` seconds."""
+    words = [sys.executable, __file__, "--run", name, "--limit", f"{limit:.1f}"]
+    return words + ["--output", str(args.output), "--device", args.device] + ["--small"] * args.small
 
 
 def run_process(words: Sequence[str], log: Path, limit: float, meanwhile: Callable[[], None]) -> str:
@@ -125,11 +129,15 @@ def run_process(words: Sequence[str], log: Path, limit: float, meanwhile: Callab
     return f"failed with {how}: {lines[-1].strip() if lines else 'no output'}"
 
 
-def run_sections(args: argparse.Namespace, problems: Sequence[str] = ()) -> dict:
-    """Run the sections one after the other within --minutes; return the report, which is written too."""
+def run_sections(args: argparse.Namespace, problems: Sequence[str], until: float) -> dict:
+    """Run the sections one after the other; return the report, which is written too.
+
+    Args:
+        problems: what to say at the top.
+        until: `time.monotonic()` at which the last section is ended.
+    """
     args.output.mkdir(parents=True, exist_ok=True)
     report: dict = {"device": args.device, "small": args.small, "problems": list(problems), "sections": {}}
-    until = time.monotonic() + 60 * args.minutes
     for name in args.sections:
         started = time.monotonic()
         limit = min(SECTIONS[name].limit, until - started)
@@ -155,7 +163,8 @@ def run_sections(args: argparse.Namespace, problems: Sequence[str] = ()) -> dict
         if limit >= LEAST:
             print(f"{name}, at most {limit:.0f} s ...", flush=True)
             write()
-            problem = run_process(command(name, args), args.output / f"{name}.log", limit, write)
+            log = args.output / f"{name}.log"
+            problem = run_process(command(name, args, limit), log, limit, write)
         write(problem)
         print(f"{name}: {problem or 'complete'}", flush=True)
     return report
@@ -175,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # First, so that the versions of libraries that are imported after it fit together.
         import segzoo  # noqa: F401
 
-        settings = Settings(args.device, args.small, args.output)
+        settings = Settings(args.device, args.small, args.output, args.limit)
         SECTIONS[args.run].load().run(settings, settings.rows(args.run))
         return 0
     if args.make_wheels:
@@ -186,16 +195,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: --wheels {args.wheels}: holds no wheel (*.whl)", file=sys.stderr)
         sys.exit(2)
     problems = []
+    until = time.monotonic() + 60 * args.minutes
     if args.wheels:
         args.output.mkdir(parents=True, exist_ok=True)
-        problems += install(args.wheels, args.output / "packages")
+        problems += install(args.wheels, args.output / "packages", min(INSTALLATION, 60 * args.minutes))
     if missing := wheels.missing_modules():
         problems.append(f"not installed: {', '.join(missing)}")
     for problem in problems:
         print(problem, file=sys.stderr)
     # As an error, so that the running section is ended, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    report = run_sections(args, problems)
+    report = run_sections(args, problems, until)
     return int(any(section["problem"] for section in report["sections"].values()))
 
 

@@ -30,7 +30,7 @@ SCRIPTS = {
 
 
 def test_a_section_that_fails_or_hangs_keeps_its_rows_and_the_others_run(check, tmp_path, monkeypatch):
-    def command(name, args):
+    def command(name, args, limit):
         file = args.output / f"{name}.json"
         code = f"import pathlib, time; rows = pathlib.Path({str(file)!r}); {SCRIPTS[name]}"
         return [sys.executable, "-c", code]
@@ -73,7 +73,7 @@ while '"ms"' not in (text := report.read_text()):
     time.sleep(0.1)
 pathlib.Path({str(seen)!r}).write_text(text)
 """
-    monkeypatch.setattr(check, "command", lambda name, args: [sys.executable, "-c", code])
+    monkeypatch.setattr(check, "command", lambda name, args, limit: [sys.executable, "-c", code])
     monkeypatch.setattr(check, "REPORT_EVERY", 0.3)
     monkeypatch.setattr(check.wheels, "MODULES", ("torch", "no_such_module"))
     assert check.main(["--output", str(tmp_path), "--sections", "step", "--device", "cpu"]) == 0
@@ -100,10 +100,12 @@ def test_only_wheels_that_the_machine_lacks_are_installed_whatever_the_others_ar
         ("other", "cp27-none-any"),
     ):
         write_wheel(tmp_path / "wheels", name, tag)
-    problems = check.wheels.install(tmp_path / "wheels", tmp_path / "packages")
+    problems = check.wheels.install(tmp_path / "wheels", tmp_path / "packages", 300)
     assert [problem.split(":")[0] for problem in problems] == ["other-1.0-cp27-none-any.whl"]
     assert "not a supported wheel" in problems[0]
     assert [file.name for file in (tmp_path / "packages").glob("*.py")] == ["lacking_here.py"]
+    late = check.wheels.install(tmp_path / "wheels", tmp_path / "late", 0)
+    assert [problem.split(": ", 1)[1] for problem in late] == ["not installed: no time was left"] * 2
 
 
 @pytest.mark.parametrize(

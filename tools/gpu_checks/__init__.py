@@ -67,11 +67,13 @@ class Settings(NamedTuple):
         device: cuda, cuda:1, ..., or cpu.
         small: use small sizes and networks.
         output: the report's folder.
+        limit: seconds after which the section's process is ended.
     """
 
     device: str
     small: bool
     output: Path
+    limit: float = float("inf")
 
     @property
     def on_gpu(self) -> bool:

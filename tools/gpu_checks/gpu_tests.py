@@ -17,6 +17,8 @@ FILES = (
     "tests/modeling/test_deform_conv.py",
     "tests/mask_classification/test_accelerators.py",
 )
+# Without those of these files that need no GPU and take long.
+CHOSEN = "not interpreter and not without_a_gpu and not hopper and not takes_the_option"
 
 
 def run(settings: Settings, rows: Rows) -> None:
@@ -26,7 +28,7 @@ def run(settings: Settings, rows: Rows) -> None:
     failed = False
     for file in FILES[:2] if settings.small else FILES:
         # Without the repository's own options, with which a summary could be missing.
-        options = ["-o", "addopts=", "-q", "-p", "no:cacheprovider", "-rf"]
+        options = ["-o", "addopts=", "-q", "-p", "no:cacheprovider", "-rf", "-k", CHOSEN]
         command = [sys.executable, "-m", "pytest", *options, file]
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
         print(done.stdout[-20000:], done.stderr[-2000:])

@@ -5,10 +5,12 @@ import platform
 
 import torch
 
+import segzoo
+
 from . import Rows, Settings
 from .measuring import computing, milliseconds, precisions
 
-PACKAGES = ("torch", "triton", "torchvision", "detectron2", "transformers", "timm", "numpy", "segzoo")
+PACKAGES = ("torch", "triton", "torchvision", "detectron2", "transformers", "timm", "numpy")
 
 
 def run(settings: Settings, rows: Rows) -> None:
@@ -18,6 +20,7 @@ def run(settings: Settings, rows: Rows) -> None:
         except importlib.metadata.PackageNotFoundError:
             found = "not installed"
         rows.add(what=name, value=found)
+    rows.add(what="segzoo", value=segzoo.__version__)
     rows.add(what="Python", value=platform.python_version())
     if settings.on_gpu:
         properties = torch.cuda.get_device_properties(settings.device)

@@ -4,6 +4,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -36,17 +37,18 @@ def make(folder: Path, names: Sequence[str]) -> None:
     subprocess.run(detectron2, check=True)
 
 
-def install(wheels: Path, folder: Path) -> list[str]:
-    """Install those wheels into a folder whose packages this machine lacks.
+def install(wheels: Path, folder: Path, seconds: float) -> list[str]:
+    """Install those wheels into a folder whose packages this machine lacks, in at most some seconds.
 
     Returns:
         what was not installed and why, one line each.
     """
+    until = time.monotonic() + seconds
     files = [file for file in sorted(wheels.glob("*.whl")) if not _is_installed(file)]
-    if not files or not _install(files, folder):
+    if not files or not _install(files, folder, until):
         return []
     # One that does not fit this machine stops all of them.
-    problems = ((file, _install([file], folder)) for file in files)
+    problems = ((file, _install([file], folder, until)) for file in files)
     return [f"{file.name}: {problem}" for file, problem in problems if problem]
 
 
@@ -65,10 +67,14 @@ def _is_installed(wheel: Path) -> bool:
     return True
 
 
-def _install(files: Sequence[Path], folder: Path) -> str:
-    """Return "" or pip's last line."""
+def _install(files: Sequence[Path], folder: Path, until: float) -> str:
+    """Return "", pip's last line, or that no time was left."""
     options = ["-q", "--no-index", "--no-deps", "--no-compile", "--upgrade", "--target", str(folder)]
     command = [*_PIP, "install", *options, *map(str, files)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    left = max(until - time.monotonic(), 0.0)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=left)
+    except subprocess.TimeoutExpired:
+        return "not installed: no time was left"
     lines = [line for line in done.stderr.splitlines() if line.strip()] or ["pip failed"]
     return lines[-1].strip() if done.returncode else ""
