@@ -11,6 +11,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_proposal_generator
 from detectron2.structures import BitMasks, Boxes, ImageList, Instances
 from torch import Tensor, nn
 
+from segzoo.layers.conv import tensor_core_layout
 from segzoo.modeling.batch import Size
 from segzoo.modeling.detection.checks import check_names, find_feature_maps
 from segzoo.modeling.detection.counting import run_largest
@@ -101,7 +102,7 @@ class MaskRCNN(Segmentor):
             `scores`, `pred_classes`, and `pred_masks` (D, 1, m, m), probabilities inside the box. On the meta
             device, which has no values to select boxes by, the outputs of `run_largest`.
         """
-        features = self.backbone(batch.images)
+        features = self.backbone(tensor_core_layout(batch.images))
         if self.neck is not None:
             features = self.neck(features)
         if batch.images.is_meta:

@@ -16,6 +16,7 @@ from segzoo.data.wanted_targets import TWO_STAGE
 from segzoo.engine.analysis import analyze
 from segzoo.modeling.backbones import resnet
 from segzoo.modeling.batch import Sizes
+from segzoo.projects.mask_rcnn import meta_arch
 from segzoo.solver import build_optimizer
 from segzoo.utils.errors import InputError
 from tests.modeling.mask_rcnn_peers import (
@@ -49,7 +50,7 @@ def losses_of(model, batch):
     return {name: loss.detach() for name, loss in losses.items()}
 
 
-def assert_equal_training(peers, batch):
+def assert_equal_training(peers, batch, rounding=1e-5):
     found, expected = losses_of(peers.ours, batch), losses_of(peers.theirs, batch)
     assert found.keys() == expected.keys() == LOSSES
     for name in LOSSES:
@@ -59,7 +60,9 @@ def assert_equal_training(peers, batch):
         assert ours.requires_grad == theirs.requires_grad, name
         if ours.grad is not None:
             spread = theirs.grad.abs().max().item()
-            torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5 * spread + 1e-9, msg=name)
+            torch.testing.assert_close(
+                ours.grad, theirs.grad, rtol=1e-4, atol=rounding * spread + 1e-9, msg=name
+            )
     return found
 
 
@@ -68,6 +71,20 @@ def assert_equal_training(peers, batch):
 def test_losses_and_gradients_are_detectron2s(kind, form):
     losses = assert_equal_training(build_peers(kind), make_inputs(form))
     assert all(loss > 0 for loss in losses.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_channels_last_as_on_a_gpu_give_detectron2s_losses_and_gradients(kind, monkeypatch):
+    """See `tensor_core_layout`."""
+    seen = []
+
+    def channels_last(images):
+        seen.append(images.shape)
+        return images.contiguous(memory_format=torch.channels_last)
+
+    monkeypatch.setattr(meta_arch, "tensor_core_layout", channels_last)
+    assert_equal_training(build_peers(kind), make_inputs("bitmask"), rounding=3e-4)
+    assert len(seen) == 1
 
 
 def test_detectron2s_options_have_its_meaning():
