@@ -124,6 +124,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         super().__init__()
         self.deep_supervision = deep_supervision
         self.hidden_dim = hidden_dim
+        self.num_queries = num_queries
         # A decoder with few layers does not reach the finer levels.
         self.num_levels = min(len(in_channels), num_layers)
         self.transformer_cross_attention_layers = nn.ModuleList(

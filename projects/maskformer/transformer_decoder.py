@@ -123,6 +123,7 @@ class MaskFormerTransformerDecoder(nn.Module):
         super().__init__()
         self.deep_supervision = deep_supervision
         self.hidden_dim = hidden_dim
+        self.num_queries = num_queries
         decoder = TransformerDecoder(hidden_dim, num_layers, num_heads, feedforward_dim, dropout, pre_norm)
         self.transformer = nn.ModuleDict({"decoder": decoder})
         self.query_embed = nn.Embedding(num_queries, hidden_dim)

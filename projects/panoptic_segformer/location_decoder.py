@@ -79,6 +79,7 @@ class LocationDecoder(nn.Module):
             layer: num_heads, num_points, hidden_dim, dropout of a `LocationDecoderLayer`.
         """
         super().__init__()
+        self.num_queries = num_queries
         # The position of each query, then its content.
         self.query_embed = nn.Embedding(num_queries, 2 * dim)
         self.reference_points = Linear(dim, 2)

@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from segzoo.layers.resize import resize
-from segzoo.layers.runtime import means_over_processes, without_autocast
+from segzoo.layers.runtime import PendingMeans, without_autocast
 from segzoo.modeling.mask_classification.criterion import costs_on_cpu
 
 from .boxes import edges, generalized_iou
@@ -98,6 +98,7 @@ class PanopticSegFormerCriterion(nn.Module):
         thing_masks: Sequence[Tensor] = (),
         stuff_masks: Sequence[Tensor] = (),
         stuff_logits: Sequence[Tensor] = (),
+        exchanged: PendingMeans | None = None,
     ) -> dict[str, Tensor]:
         """Return the weighted losses by name.
 
@@ -108,12 +109,12 @@ class PanopticSegFormerCriterion(nn.Module):
             thing_masks: of each layer and the tail, (N, max K, h, w) float, the kept queries first.
             stuff_masks: likewise (N, U, h, w) float; empty without stuff classes.
             stuff_logits: of each layer, (N, U) float.
+            exchanged: what `exchange` returned for the targets before the network.
         """
         device = targets[0].size.device
         queries = 0 if locations is None else locations.hidden.shape[1]
-        num_things = sum(min(len(target.things), queries) for target in targets)
-        num_stuff = sum(target.num_stuff for target in targets)
-        things, stuff = means_over_processes([num_things, num_stuff], device).clamp(min=1).unbind()
+        exchanged = exchanged or self.exchange(targets, queries)
+        things, stuff = exchanged.values().clamp(min=1).unbind()
         share = things / (things + stuff)
         losses: dict[str, Tensor] = {}
         with without_autocast(device):
@@ -126,6 +127,12 @@ class PanopticSegFormerCriterion(nn.Module):
                 losses.update(self._mask_losses("stuff", stuff_masks, pairs, targets, (1 - share) / stuff))
                 losses.update(self._presence_losses(stuff_logits, targets, (1 - share) / stuff, queries > 0))
         return losses
+
+    def exchange(self, targets: Sequence[ThingsAndStuff], num_queries: int) -> PendingMeans:
+        """Start to exchange the numbers of things and stuff that losses are divided by."""
+        num_things = sum(min(len(target.things), num_queries) for target in targets)
+        num_stuff = sum(target.num_stuff for target in targets)
+        return PendingMeans([num_things, num_stuff], targets[0].size.device)
 
     def _location_costs(self, logits: Tensor, boxes: Tensor, target: ThingsAndStuff, factor: float = 1.0):
         weights = (factor * self.class_weight, self.box_weight, self.iou_weight)

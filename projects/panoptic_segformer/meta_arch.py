@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from segzoo.layers.conv import fast_layout
 from segzoo.layers.deformable_encoder import DeformableEncoder
 from segzoo.layers.padded_levels import PaddedLevels
-from segzoo.layers.runtime import without_autocast
+from segzoo.layers.runtime import PendingMeans, without_autocast
 from segzoo.modeling.features import build_in_features
 from segzoo.modeling.mask_classification.criterion import targets_from_inputs
 from segzoo.modeling.segmentor import Batch, Segmentor, Sizes
@@ -271,6 +271,11 @@ class PanopticSegFormer(Segmentor):
             separate(target, size, self.is_thing, self.index_within)
             for target, size in zip(targets, batch.image_sizes, strict=True)
         ]
+
+    def exchange(self, targets: list[ThingsAndStuff]) -> PendingMeans:
+        """Start to exchange the numbers of things and stuff."""
+        decoder = self.location_decoder
+        return self.criterion.exchange(targets, 0 if decoder is None else decoder.num_queries)
 
     def losses(self, outputs: dict[str, Any], targets: list[ThingsAndStuff]) -> dict[str, Tensor]:
         return self.criterion(targets, **outputs)

@@ -101,4 +101,5 @@ class PendingMeans:
         """Return the means, (n,) float; of a CUDA device the stream waits for them, the host does not."""
         if self._work is not None:
             self._work.wait()
+            self._work = None
         return self._sums / self._processes if self._processes > 1 else self._sums

@@ -50,6 +50,7 @@ class Segmentor(SegmentationModel):
 
     The defaults of the following suit most families:
 
+    - `exchange(targets)`: starts the collective call for what losses are divided by, before the network.
     - `padded_size` and `pad`: a multiple of `size_divisibility`, zeros after normalization. A method that
       needs a fixed canvas overrides both.
     - `set_progress(iteration, max_iter)`: called before every training iteration, also in resumed runs; for
@@ -191,6 +192,14 @@ class Segmentor(SegmentationModel):
         """Move the mapper's targets in `batch.inputs` to the device, padded like the images."""
         raise NotImplementedError
 
+    def exchange(self, targets: Any) -> Any:
+        """Start to exchange with other processes what losses are divided by, where the targets determine it.
+
+        It is called before the network, so that no process waits within a step for a slower network of
+        another one. `losses` finds the result as `outputs["exchanged"]`. None: `losses` exchanges by itself.
+        """
+        return None
+
     def losses(self, outputs: dict[str, Any], targets: Any) -> dict[str, Tensor]:
         """Compute weighted scalar losses by name from the training outputs of `network`."""
         raise NotImplementedError
@@ -294,7 +303,9 @@ class Segmentor(SegmentationModel):
             batch = self._batch(images, self.tasks, batched_inputs, prepare_targets=self.prepare_targets)
             # First, so that their copies do not wait for a network that is queued before them.
             targets = batch.targets
-            return self.losses(self.network(batch), targets)
+            exchanged = self.exchange(targets)
+            outputs = self.network(batch)
+            return self.losses(outputs if exchanged is None else {**outputs, "exchanged": exchanged}, targets)
 
         tasks = self.tasks if tasks is None else tuple(tasks)
         self.check_tasks(tasks)

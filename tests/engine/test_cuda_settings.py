@@ -1,4 +1,4 @@
-"""TF32 and cuDNN's benchmark in a training, and neither where results have to be exact."""
+"""TF32, cuDNN's benchmark and compiled parts in a training; not where results have to be exact."""
 
 import pytest
 import torch
@@ -39,6 +39,16 @@ def test_an_error_leaves_the_settings_as_they_were():
     with pytest.raises(RuntimeError, match="interrupted"), training_settings(default_config()):
         raise RuntimeError("interrupted")
     assert found() == before
+
+
+def test_the_trainer_compiles_the_parts_that_its_keys_name(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(nn.Module, "compile", lambda part, **options: seen.append((part, options)))
+    ToyTrainer(toy_cfg(tmp_path))
+    assert seen == []
+    keys = {"MODEL__COMPILE__PARTS": ("head",), "MODEL__COMPILE__MODE": "max-autotune"}
+    trainer = ToyTrainer(toy_cfg(tmp_path, **keys))
+    assert seen == [(trainer.model.head, {"mode": "max-autotune", "backend": "inductor"})]
 
 
 def test_the_trainer_trains_inside_and_the_predictor_is_exact(tmp_path, monkeypatch):

@@ -54,6 +54,7 @@ def distributed(model: nn.Module, device: str) -> nn.Module:
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     # Running statistics stay local to each process, as in Detectron2; torch 2.13 renames the option.
     renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    # Not static_graph, which saves a search for unused parameters that is off, and refuses changing graphs.
     return DistributedDataParallel(
         model,
         # Must be None for a model on the CPU.

@@ -97,6 +97,9 @@ class MaskFormerHead(nn.Module):
     A decoder may add its own outputs to each of these dicts, for loss terms and matching costs that read
     them, and in training
         losses: weighted scalar losses by name, which are added to the criterion's.
+
+    Attributes:
+        num_queries: Q, known before `forward`, of a decoder with such an attribute; else None.
     """
 
     @configurable
@@ -113,6 +116,7 @@ class MaskFormerHead(nn.Module):
         self.pixel_decoder = pixel_decoder
         self.predictor = predictor
         self.transformer_in_feature = transformer_in_feature
+        self.num_queries: int | None = getattr(predictor, "num_queries", None)
         # `Batch` fields that `forward` needs.
         self.wants = decoder_inputs(predictor)
 

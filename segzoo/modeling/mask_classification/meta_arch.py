@@ -132,6 +132,12 @@ class MaskFormer(Segmentor):
         """Return the segments of each image as targets; see `targets_from_inputs`."""
         return targets_from_inputs(batch.inputs, batch.padded_size, self.device)
 
+    def exchange(self, targets: list[SegmentTargets]) -> Any:
+        """Start to exchange the counts of the criterion, if the head tells its number of queries."""
+        exchange = getattr(self.criterion, "exchange", None)
+        num_queries = getattr(self.sem_seg_head, "num_queries", None)
+        return None if exchange is None or num_queries is None else exchange(targets, num_queries)
+
     def losses(self, outputs: dict[str, Any], targets: list[SegmentTargets]) -> dict[str, Tensor]:
         return joined((self.criterion(outputs, targets), outputs.get("losses", {})))
 

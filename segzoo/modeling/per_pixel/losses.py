@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segzoo.layers.resize import resize
-from segzoo.layers.runtime import mean_over_processes
+from segzoo.layers.runtime import PendingMeans, mean_over_processes
 from segzoo.utils.errors import InputError
 
 from ..registry import PIXEL_LOSS_REGISTRY
@@ -78,10 +78,22 @@ class PixelLoss(nn.Module):
             "average_over": node.LOSS.AVERAGE_OVER,
         }
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Compute the loss of (N, K, h, w) float logits and (N, H, W) int64 labels in [0, K) or ignored."""
+    def forward(self, logits: Tensor, labels: Tensor, exchanged: PendingMeans | None = None) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            logits: (N, K, h, w) float.
+            labels: (N, H, W) int64 in [0, K) or ignored.
+            exchanged: what `exchange` returned for these labels; None: the loss exchanges by itself.
+        """
         labels = self._zoomed(labels)
-        return self.compare(resize(logits.float(), labels.shape[-2:], self.align_corners), labels)
+        logits = resize(logits.float(), labels.shape[-2:], self.align_corners)
+        # Most losses exchange nothing that the labels determine, and have no such argument.
+        return self.compare(logits, labels) if exchanged is None else self.compare(logits, labels, exchanged)
+
+    def exchange(self, labels: Tensor) -> PendingMeans | None:
+        """Start to exchange with other processes what the labels determine of the loss; None: nothing."""
+        return None
 
     def compare(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Compute the loss of (N, K, H, W) float32 logits and (N, H, W) int64 labels."""
@@ -126,17 +138,27 @@ class CrossEntropy(PixelLoss):
     def __init__(self, **shared):
         super().__init__(**shared)
 
-    def compare(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def exchange(self, labels: Tensor) -> PendingMeans | None:
+        # A subclass may divide by something else.
+        own = type(self).compare is CrossEntropy.compare
+        return self._exchange_weight(self._zoomed(labels)) if own else None
+
+    def compare(self, logits: Tensor, labels: Tensor, exchanged: PendingMeans | None = None) -> Tensor:
         total = F.cross_entropy(
             logits, labels, self.class_weights, ignore_index=self.ignore_label, reduction="sum"
         )
+        (weight,) = (exchanged or self._exchange_weight(labels)).values()
+        return total / weight.clamp(min=1e-12)
+
+    def _exchange_weight(self, labels: Tensor) -> PendingMeans:
+        weight: int | Tensor
         if self.average_over == "all":
             weight = self.total_weight(labels)
         elif self.class_weights is None:
             weight = (labels != self.ignore_label).sum()
         else:
             weight = self.pixel_weights(labels).sum()
-        return total / mean_over_processes(weight, logits.device).clamp(min=1e-12)
+        return PendingMeans([weight], labels.device)
 
 
 @PIXEL_LOSS_REGISTRY.register()

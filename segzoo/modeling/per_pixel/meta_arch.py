@@ -145,18 +145,26 @@ class PerPixelSegmentor(Segmentor):
                 )
         return self.pad(labels, self.ignore_label)
 
+    def exchange(self, targets: Tensor) -> Any:
+        """Start to exchange what the loss of each supervised output is divided by, see `PixelLoss`."""
+        exchange = getattr(self.loss, "exchange", None)
+        return None if exchange is None else exchange(targets)
+
     def losses(self, outputs: dict[str, Any], targets: Tensor) -> dict[str, Tensor]:
         """Compute the loss of each supervised output, and add the losses that the heads computed.
 
         Raises:
             ValueError: two losses have the same name.
         """
-        losses = {"loss_sem_seg": self.loss_weight * self.loss(outputs["sem_seg_logits"], targets)}
+        exchanged = outputs.get("exchanged")
+        # A loss of another package may take nothing else.
+        compared = (targets,) if exchanged is None else (targets, exchanged)
+        losses = {"loss_sem_seg": self.loss_weight * self.loss(outputs["sem_seg_logits"], *compared)}
         for name, logits in outputs["supervised"].items():
             weight = self.loss_weight * self.sem_seg_head.loss_weights.get(name, 1.0)
-            losses[f"loss_sem_seg_{name}"] = weight * self.loss(logits, targets)
+            losses[f"loss_sem_seg_{name}"] = weight * self.loss(logits, *compared)
         if "auxiliary_logits" in outputs:
-            loss = self.loss(outputs["auxiliary_logits"], targets)
+            loss = self.loss(outputs["auxiliary_logits"], *compared)
             losses["loss_sem_seg_auxiliary"] = self.auxiliary_loss_weight * loss
         return joined((losses, outputs["losses"]))
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from .mask_predictions import MaskPredictions
 
 # Outputs of the decoder as a whole, not of its last layer.
-_SHARED_OUTPUTS = ("aux_outputs", "losses")
+_SHARED_OUTPUTS = ("aux_outputs", "losses", "exchanged")
 
 
 class DecoderOutputs:

@@ -36,17 +36,30 @@ class Counts(NamedTuple):
     matched: Tensor
     unmatched: Tensor
 
-    @classmethod
-    def of(cls, means: PendingMeans) -> Counts:
-        """Return the counts that `exchange` has started to exchange."""
-        masks, *queries = means.values()
-        return cls(masks.clamp(min=1), *queries)
 
-    @staticmethod
-    def exchange(num_masks: int, num_matched: int, logits: Tensor) -> PendingMeans:
-        """Start to exchange the counts of a layer with class logits (N, Q, K + 1); one collective call."""
-        unmatched = logits.shape[0] * logits.shape[1] - num_matched
-        return PendingMeans([num_masks, num_matched, unmatched], logits.device)
+class PendingCounts:
+    """Counts of a layer on their way between processes.
+
+    Attributes:
+        num_queries: Q that they are for.
+    """
+
+    def __init__(self, num_masks: int, num_matched: int, targets: Sequence[SegmentTargets], num_queries: int):
+        """Start to exchange the counts, by one collective call.
+
+        Args:
+            num_masks: number that sums over masks are divided by, of the N images.
+            num_matched: number of their queries with a segment.
+            targets: of the N images.
+        """
+        self.num_queries = num_queries
+        unmatched = len(targets) * num_queries - num_matched
+        self._means = PendingMeans([num_masks, num_matched, unmatched], targets[0].classes.device)
+
+    def counts(self) -> Counts:
+        """Return the counts, after waiting for them."""
+        masks, *queries = self._means.values()
+        return Counts(masks.clamp(min=1), *queries)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,8 +143,8 @@ class MatchedLayer:
             matches: N pairs (query_indices, segment_indices); losses are divided by their number.
         """
         number = sum(len(queries) for queries, _ in matches)
-        counts = Counts.of(Counts.exchange(number, number, outputs["pred_logits"]))
-        return replace(self, outputs=outputs, matches=matches, counts=counts)
+        pending = PendingCounts(number, number, self.targets, outputs["pred_logits"].shape[1])
+        return replace(self, outputs=outputs, matches=matches, counts=pending.counts())
 
     def _draw(self, image: int, like: Tensor) -> DrawPoints:
         # Matched masks are numbered image by image, those of an image layer by layer, as many in each layer.

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from detectron2.config import configurable
 from torch import Tensor, nn
 
-from segzoo.layers.runtime import PendingMeans, without_autocast
+from segzoo.layers.runtime import without_autocast
 
 from ...losses import joined
 from ...registry import CRITERION_REGISTRY
 from .comparison import AllPixels, Comparison, build_comparison
 from .decoder_outputs import DecoderOutputs
-from .matched_layer import Counts, MatchedLayer
+from .matched_layer import Counts, MatchedLayer, PendingCounts
 from .matcher import HungarianMatcher, Matches, find_costs
 from .point_sampling import RandomPoints
 from .target_masks import SegmentTargets
@@ -73,6 +73,7 @@ class SetCriterion(nn.Module):
                 `aux_outputs`: optional, the same for the other layers, first layer first; in the factored
                     form each has `pred_logits` and `mask_embed`, and `mask_features` are those of the main
                     prediction;
+                `exchanged`: optional, what `exchange` returned for these targets before the network;
                 and any other output that terms or costs read, also in each of `aux_outputs`.
             targets: one for each of the N images, all of the padded input's size.
             points: source of the points where masks are compared, with `UncertainPoints`; None: random.
@@ -87,28 +88,32 @@ class SetCriterion(nn.Module):
         decoded = DecoderOutputs(outputs)
         points = points or self.new_points()
         with without_autocast(decoded.device):
-            counts = self._exchange_counts(decoded, targets)
+            num_queries = decoded.masks.num_queries
+            pending = outputs.get("exchanged")
+            if pending is None or pending.num_queries != num_queries:
+                pending = self.exchange(targets, num_queries)
             matches = self.matcher(decoded, targets, points)
-            counts = counts or _exchange_matched(decoded, targets, matches[0])
-            layers = self._matched_layers(decoded, targets, matches, points, Counts.of(counts))
+            if pending is None:
+                matched = sum(len(queries) for queries, _ in matches[0])
+                pending = PendingCounts(sum(map(len, targets)), matched, targets, num_queries)
+            layers = self._matched_layers(decoded, targets, matches, points, pending.counts())
             losses = {}
             for layer, own in zip(layers, self.layer_losses(decoded, layers), strict=True):
                 suffix = "" if layer.is_last else f"_{layer.index}"
                 losses.update({f"{name}{suffix}": loss for name, loss in own.items()})
         return losses
 
-    def _exchange_counts(
-        self, outputs: DecoderOutputs, targets: Sequence[SegmentTargets]
-    ) -> PendingMeans | None:
-        """Start to exchange the counts, the same in all layers, while they are matched.
+    def exchange(self, targets: Sequence[SegmentTargets], num_queries: int) -> PendingCounts | None:
+        """Start to exchange the counts, the same in all layers; `forward` does it if nobody did before.
 
-        None for a matcher of another class, whose number of matches is known afterwards.
+        Returns:
+            None for a matcher of another class, whose number of matches is known only after matching.
         """
         if type(self.matcher).forward is not HungarianMatcher.forward:
             return None
-        logits = outputs.layers[0]["pred_logits"]
         counts = [len(target) for target in targets]
-        return Counts.exchange(sum(counts), sum(min(count, logits.shape[1]) for count in counts), logits)
+        matched = sum(min(count, num_queries) for count in counts)
+        return PendingCounts(sum(counts), matched, targets, num_queries)
 
     def new_points(self) -> RandomPoints:
         """Return the source of the random points of one training step."""
@@ -140,13 +145,6 @@ class SetCriterion(nn.Module):
             )
             for index, (layer, own) in enumerate(zip(outputs.layers, matches, strict=True))
         ]
-
-
-def _exchange_matched(
-    outputs: DecoderOutputs, targets: Sequence[SegmentTargets], matches: Matches
-) -> PendingMeans:
-    matched = sum(len(queries) for queries, _ in matches)
-    return Counts.exchange(sum(map(len, targets)), matched, outputs.layers[0]["pred_logits"])
 
 
 def _by_class(terms: Sequence[LossTerm]) -> dict[str, LossTerm]:
