@@ -6,6 +6,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from segzoo.layers.runtime import transferred
 from segzoo.modeling.mask_classification import postprocess
+from segzoo.modeling.mask_classification.bilinear import MaskResizer
+from segzoo.modeling.mask_classification.postprocess.panoptic_fusion import PixelAssignment
 from tests.mask_classification.criterion_reference import make_criterion
 from tests.processes import pretend_processes
 
@@ -51,6 +53,22 @@ def test_results_need_no_unsupported_operator(name):
     with UnsupportedOperators() as unsupported:
         getattr(postprocess, name)(logits, masks, *SIZES, **options)
     assert unsupported.found == set()
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_the_areas_of_all_segments_are_copied_together(count, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    masks, scores = torch.randn(4, 16, 20, generator=generator), torch.rand(count, generator=generator)
+    pixels = PixelAssignment(masks, torch.arange(count), scores, MaskResizer(*SIZES), True)
+    reads, read = [], torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: reads.append(tensor) or read(tensor))
+    won, of_masks, painted = pixels.areas()
+    assert len(reads) == 1
+    winner = pixels.winner.numpy()
+    assert won == [int((winner == number).sum()) for number in range(1, count + 1)]
+    probability = pixels.probability.numpy()
+    assert painted == [int(((winner == n) & (probability >= 0.5)).sum()) for n in range(1, count + 1)]
+    assert len(of_masks) == count
 
 
 @pytest.mark.parametrize(("device", "expected"), [("cuda:1", True), ("mps", False), ("cpu", False)])

@@ -52,7 +52,9 @@ class PixelAssignment:
         """Return per query the number of pixels it won, of its mask (probability >= 0.5), and painted."""
         won = self._histogram(self.winner)
         painted = won if self.probability is None else self._histogram(self._painted())
-        return won.tolist(), self._mask_areas.tolist(), painted.tolist()
+        # One device-to-host copy for all of them.
+        won, of_masks, painted = torch.stack((won, self._mask_areas, painted)).tolist()
+        return won, of_masks, painted
 
     def mean_probabilities(self) -> Tensor:
         """Return the mean probability over the painted pixels, (n,); 0 for a query without any."""
