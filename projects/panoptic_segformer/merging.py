@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes
 from torch import Tensor
 
 from segzoo.layers.runtime import without_autocast
 from segzoo.modeling.batch import Sizes
+from segzoo.modeling.lazy_instances import LazyInstances
 from segzoo.modeling.mask_classification.bilinear import MaskResizer
 from segzoo.modeling.mask_classification.postprocess import BinaryMasks
 
@@ -99,12 +100,12 @@ def panoptic(found: ScoredMasks, size: tuple[int, int], thresholds: Thresholds) 
         score, thing, category, area = table[index]
         if score < (thresholds.thing_score if thing else thresholds.stuff_score) or area == 0:
             continue
-        free = [inside & (ids[rows, columns] == 0) for rows, columns, inside in parts[index]]
-        visible = int(torch.stack([part.sum() for part in free]).sum())
+        free = [(rows, columns, inside & (ids[rows, columns] == 0)) for rows, columns, inside in parts[index]]
+        visible = int(torch.stack([part.sum() for *_, part in free]).sum())
         if (area - visible) / area > (thresholds.thing_overlap if thing else thresholds.stuff_overlap):
             continue
         number = len(segments_info) + 1
-        for (rows, columns, _), part in zip(parts[index], free, strict=True):
+        for rows, columns, part in free:
             ids[rows, columns].masked_fill_(part, number)
         segments_info.append({"id": number, "isthing": thing, "category_id": category, "score": score})
     return ids, segments_info
@@ -136,12 +137,12 @@ def entities(
     return ids * (ids <= len(info)), info
 
 
-def instances(found: ScoredMasks, size: tuple[int, int], max_instances: int) -> Instances:
+def instances(found: ScoredMasks, size: tuple[int, int], max_instances: int) -> LazyInstances:
     """Return the things by descending score; their masks may overlap.
 
     Returns:
         Instances of size (H, W), n <= max_instances:
-            pred_masks: (n, H, W) bool.
+            pred_masks: (n, H, W) bool; in memory as bits until they are read.
             scores: (n,) float32.
             pred_classes: (n,) int64 in [0, K).
             pred_boxes: Boxes (n, 4) of the location decoder, not of the masks.
@@ -151,14 +152,11 @@ def instances(found: ScoredMasks, size: tuple[int, int], max_instances: int) -> 
     order = scores.argsort(descending=True, stable=True)[:max_instances]
     height, width = size
     boxes = found.boxes[order].clamp(0, 1) * found.boxes.new_tensor([width, height, width, height])
-    everything = torch.arange(len(found.classes), device=order.device)
-    return Instances(
-        size,
-        pred_masks=binary.planes(everything)[order],
-        scores=scores[order],
-        pred_classes=found.classes[order],
-        pred_boxes=Boxes(boxes),
+    result = LazyInstances(
+        size, scores=scores[order], pred_classes=found.classes[order], pred_boxes=Boxes(boxes)
     )
+    result.pred_masks = binary.lazy(order)
+    return result
 
 
 def semantic_scores(found: ScoredMasks, size: tuple[int, int], num_classes: int) -> Tensor:

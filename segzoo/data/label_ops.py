@@ -10,6 +10,8 @@ from PIL import Image
 # OpenCV counts in float32, which represents every integer up to this one.
 LARGEST_COUNT = 1 << 24
 
+_BAND_ROWS = 256
+
 
 def look_up(table: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """Return `table[indices]` for indices of 8 or 16 bits and a table with an entry for each possible value.
@@ -40,6 +42,12 @@ def rgb_codes(image: Image.Image) -> np.ndarray:
     """Return (H, W) uint32 in [0, 2**24): R + 256 G + 65536 B of every pixel."""
     width, height = image.size
     image = image if image.mode == "RGB" else image.convert("RGB")
-    # Pillow stores RGB in four bytes per pixel, so this is a plain copy.
-    packed = np.frombuffer(image.tobytes("raw", "RGBX"), dtype="<u4").reshape(height, width)
-    return packed & 0xFFFFFF
+    codes = np.empty((height, width), np.uint32)
+    # In bands, because Pillow forms the bytes twice.
+    for top in range(0, height, _BAND_ROWS):
+        bottom = min(top + _BAND_ROWS, height)
+        # Pillow stores RGB in four bytes per pixel, so this is a plain copy.
+        band = image.crop((0, top, width, bottom)).tobytes("raw", "RGBX")
+        packed = np.frombuffer(band, dtype="<u4").reshape(bottom - top, width)
+        np.bitwise_and(packed, 0xFFFFFF, out=codes[top:bottom])
+    return codes

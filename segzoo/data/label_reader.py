@@ -222,7 +222,7 @@ class LabelReader:
         segments_info = [
             _with_measured_area(one, area) for one, area in zip(listed, areas.tolist(), strict=True)
         ]
-        ids = codes.astype(np.int32)
+        ids = codes.view(np.int32)  # below 2**24
         if dataset_dict.get("void_segments"):
             ids[indices > len(segments_info)] = 0
         if not self.dataset.space.label_map:

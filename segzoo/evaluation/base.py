@@ -23,7 +23,7 @@ from .options import EvaluationOptions
 logger = logging.getLogger(__name__)
 
 #: Back-pressure of an evaluator: `process` blocks while predictions of more bytes are queued for scoring.
-WAITING_BYTES = 1 << 29
+WAITING_BYTES = 1 << 26
 
 
 class Waiting(NamedTuple):

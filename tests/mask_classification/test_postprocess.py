@@ -261,7 +261,7 @@ def tiled_prediction(request):
 def test_joined_tiles_equal_the_plain_formulation(
     plain_postprocess, tiled_prediction, output_size, monkeypatch
 ):
-    monkeypatch.setitem(tiled_masks._TILE_SIZE, "cpu", (23, 31))
+    monkeypatch.setitem(tiled_masks._TILE_SIZE, "cpu", (23, 32))
     logits, masks = tiled_prediction
     sizes = ((200, 264), (197, 260), output_size)
     for confident_only in (False, True):

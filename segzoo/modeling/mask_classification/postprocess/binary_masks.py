@@ -6,15 +6,20 @@ masks.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
+
+from segzoo.utils.lazy_masks import LazyMasks
+from segzoo.utils.packed_bits import pack_bits, unpack_bits
 
 from ..bilinear import MaskResizer
 from .tiled_masks import Tile, TiledMasks
 
 
 class BinaryMasks:
-    """The pixels of resized masks above a threshold; only tiles with such pixels are stored.
+    """The pixels of resized masks above a threshold; only tiles with such pixels are stored, as bits.
 
     Args:
         masks: (Q, h, w) float mask logits, or with `values` the masks themselves.
@@ -42,6 +47,7 @@ class BinaryMasks:
         self.size = resizer.output_size
         self._device = masks.device
         count = len(queries)
+        # Per tile the masks that have pixels in it, and these pixels as `pack_bits` packs them.
         self._pieces: list[tuple[Tile, Tensor, Tensor]] = []
         height, width = self.size
         in_row = torch.zeros((count, height), dtype=torch.bool, device=self._device)
@@ -51,7 +57,7 @@ class BinaryMasks:
             tiled = TiledMasks(masks, queries, resizer)
             for tile, selected, planes in tiled.select(tiled.upper > threshold):
                 inside = planes > threshold
-                self._pieces.append((tile, selected, inside))
+                self._pieces.append((tile, selected, pack_bits(inside)))
                 in_row[selected, tile.rows] |= inside.any(2)
                 in_column[selected, tile.columns] |= inside.any(1)
                 added = (planes if values else planes.sigmoid_()).mul_(inside).sum((1, 2))
@@ -60,34 +66,40 @@ class BinaryMasks:
         self.quality = self.totals / (self.areas + 1e-6)
         self.boxes = _boxes(in_row, in_column)
 
-    def parts(self) -> list[list[tuple[slice, slice, Tensor]]]:
-        """Return the tiles of each of the n masks: rows, columns, and which pixels are in it, (r, c) bool."""
-        parts: list[list[tuple[slice, slice, Tensor]]] = [[] for _ in range(len(self.quality))]
-        for tile, own, inside in self._pieces:
-            for query, plane in zip(own.tolist(), inside, strict=True):
-                parts[query].append((tile.rows, tile.columns, plane))
+    def parts(self) -> list[MaskParts]:
+        """Return the tiles of each of the n masks."""
+        parts = [MaskParts() for _ in range(len(self.quality))]
+        for tile, own, packed in self._pieces:
+            for query, plane in zip(own.tolist(), packed, strict=True):
+                parts[query].pieces.append((tile, plane))
         return parts
 
-    def planes(self, selected: Tensor) -> Tensor:
-        """Return the masks of the selected queries, (m, H, W) bool.
+    def lazy(self, selected: Tensor) -> LazyMasks:
+        """Return the masks of the selected queries, (m, H, W), in an eighth of their memory until read.
 
         Args:
-            selected: (m,) int64 in [0, n); contains each of the n queries at least once.
+            selected: (m,) int64 in [0, n), in any order; a query may be selected several times.
         """
-        planes = torch.zeros((len(selected), *self.size), dtype=torch.bool, device=self._device)
-        first: dict[int, int] = {}
-        repeated = []
-        for index, query in enumerate(selected.tolist()):
-            if first.setdefault(query, index) != index:
-                repeated.append((index, first[query]))
-        place = torch.zeros(len(self.quality), dtype=torch.int64)
-        place[list(first)] = torch.tensor(list(first.values()), dtype=torch.int64)
-        place = place.to(self._device)
-        for tile, own, inside in self._pieces:
-            planes[:, tile.rows, tile.columns][place[own]] = inside
-        for index, other in repeated:
-            planes[index] = planes[other]
-        return planes
+        height, width = self.size
+        shape = len(self.quality), height, -(-width // 8)
+        packed = torch.zeros(shape, dtype=torch.uint8, device=self._device)
+        for tile, own, planes in self._pieces:
+            # Tiles begin at whole bytes.
+            columns = slice(tile.columns.start // 8, -(-tile.columns.stop // 8))
+            packed[:, tile.rows, columns][own] = planes
+        return LazyMasks(unpack_bits, self.size, packed[selected])
+
+
+class MaskParts:
+    """The tiles of one mask; iterating yields (rows, columns, inside): slices, and bool pixels, (r, c)."""
+
+    def __init__(self) -> None:
+        self.pieces: list[tuple[Tile, Tensor]] = []
+
+    def __iter__(self) -> Iterator[tuple[slice, slice, Tensor]]:
+        for tile, plane in self.pieces:
+            size = tile.rows.stop - tile.rows.start, tile.columns.stop - tile.columns.start
+            yield tile.rows, tile.columns, unpack_bits(plane, size)
 
 
 def _boxes(in_row: Tensor, in_column: Tensor) -> Tensor:

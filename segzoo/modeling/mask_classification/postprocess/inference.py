@@ -18,11 +18,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes
 from torch import Tensor
 
 from segzoo.layers.runtime import without_autocast
 
+from ...lazy_instances import LazyInstances
 from ..bilinear import MaskResizer, source_rows
 from .binary_masks import BinaryMasks
 from .candidate_classes import TILE, CandidateClasses
@@ -196,7 +197,7 @@ def instances(
     output_size: Size,
     max_instances: int = 100,
     is_thing: Sequence[bool] | None = None,
-) -> Instances:
+) -> LazyInstances:
     """Return the best pairs of query and class; masks may overlap, and a query may have several classes.
 
     Args:
@@ -206,7 +207,7 @@ def instances(
 
     Returns:
         Instances of size (H, W), by descending score, n <= max_instances:
-            pred_masks: (n, H, W) bool, mask logit > 0.
+            pred_masks: (n, H, W) bool, mask logit > 0; in memory as bits until they are read.
             scores: (n,) float32, p(class) * mean mask probability over the mask.
             pred_classes: (n,) int64 in [0, K).
             pred_boxes: Boxes (n, 4), x0 y0 x1 y1 with exclusive maxima; zeros for an empty mask.
@@ -224,13 +225,14 @@ def instances(
     scores = pair_scores * binary.quality[mask_of_pair]
     order = scores.argsort(descending=True, stable=True)
     ranked = mask_of_pair[order]
-    return Instances(
+    result = LazyInstances(
         binary.size,
-        pred_masks=binary.planes(ranked),
         scores=scores[order],
         pred_classes=classes[order],
         pred_boxes=Boxes(binary.boxes[ranked]),
     )
+    result.pred_masks = binary.lazy(ranked)
+    return result
 
 
 def _semantic_bands(

@@ -20,7 +20,8 @@ from segzoo.layers.runtime import without_autocast
 
 from ..bilinear import MaskResizer
 
-# On a CPU a tile of a dozen masks stays in the cache; a GPU is faster with few long vectors.
+# On a CPU a tile of a dozen masks stays in the cache; a GPU is faster with few long vectors. Widths are
+# multiples of 8, for masks that are stored as bits.
 _TILE_SIZE = {"cpu": (50, 128)}
 _LARGE_TILE_SIZE = (256, 512)
 
