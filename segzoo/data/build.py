@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, DatasetFromList, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.data.samplers import InferenceSampler
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.utils import comm
 from detectron2.utils.logger import log_first_n
 from torch.utils.data import DataLoader
 
+from segzoo.utils.dataset_records import dataset_records
 from segzoo.utils.errors import InputError
 from segzoo.utils.tasks import TASKS
 
@@ -22,6 +23,7 @@ from .augmentation.pillow_resize import prepare_resize
 from .batch_size import images_per_pass
 from .handover import POLL_INTERVAL, hand_over, received_batches
 from .images import range_override_message
+from .joined_records import chosen_records, compact_records, joined_records
 from .label_reader import check_labels
 from .labeled import check_labeled
 from .mapper import SegmentationMapper
@@ -106,7 +108,10 @@ class Loader:
 
 
 def build_train_loader(
-    cfg: CfgNode, start_iteration: int = 0, mapper: Any = None, dataset: Sequence[Mapping] | None = None
+    cfg: CfgNode,
+    start_iteration: int = 0,
+    mapper: Any = None,
+    dataset: Sequence[dict[str, Any]] | None = None,
 ) -> Loader:
     """Build the loader of this process's endless training batches.
 
@@ -139,7 +144,7 @@ def build_train_loader(
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     sampler = build_training_sampler(cfg, records, seed)
     samples = TrainingSamples(
-        DatasetFromList(records, copy=False),
+        compact_records(records),
         mapper or SegmentationMapper(cfg, True),
         seed=seed,
         skip_broken=skips,
@@ -149,7 +154,7 @@ def build_train_loader(
 
 
 def build_test_loader(
-    cfg: CfgNode, dataset_name: str, mapper: Any = None, dataset: Sequence[Mapping] | None = None
+    cfg: CfgNode, dataset_name: str, mapper: Any = None, dataset: Sequence[dict[str, Any]] | None = None
 ) -> Loader:
     """Build the loader of this process's share of a dataset; over all processes, every image comes once.
 
@@ -171,13 +176,13 @@ def build_test_loader(
     """
     if cfg.TEST.IMS_PER_BATCH < 1:
         raise InputError(f"TEST.IMS_PER_BATCH {cfg.TEST.IMS_PER_BATCH}: expected at least 1")
-    records = DatasetCatalog.get(dataset_name) if dataset is None else list(dataset)
+    records = dataset_records(dataset_name) if dataset is None else list(dataset)
     if not records:
         raise InputError(f"DATASETS.TEST: {dataset_name} has no images")
     skips = skips_broken(cfg)
     _log_range_override(dataset_name, records, cfg)
     samples = EvaluationSamples(
-        DatasetFromList(records, copy=False),
+        compact_records(records),
         mapper or SegmentationMapper(cfg, False),
         check=_label_check(cfg, dataset_name) if skips else None,
         skip_broken=skips,
@@ -215,7 +220,7 @@ def _tested_size(resizes: Sequence[ResizeShortestEdge], record: Mapping[str, Any
     return tuple(-(-side // _SIZE_STEP) for side in size)
 
 
-def _training_records(cfg: CfgNode) -> list[dict[str, Any]]:
+def _training_records(cfg: CfgNode) -> Sequence[dict[str, Any]]:
     names = cfg.DATASETS.TRAIN
     if not names:
         raise InputError("DATASETS.TRAIN is empty; name a dataset to train on")
@@ -227,16 +232,17 @@ def _training_records(cfg: CfgNode) -> list[dict[str, Any]]:
                 f"DATASETS.TRAIN: {name} has other classes than {names[0]}; "
                 "map both to the same classes with label_map"
             )
-    dataset_records = [DatasetCatalog.get(name) for name in names]
-    records = [record for listed in dataset_records for record in listed]
+    of_datasets = [dataset_records(name) for name in names]
+    records = joined_records(of_datasets)
     if not records:
         raise InputError(f"DATASETS.TRAIN {tuple(names)} has no images")
-    for name, listed in zip(names, dataset_records, strict=True):
+    for name, listed in zip(names, of_datasets, strict=True):
         _log_range_override(name, listed, cfg)
     things = [reader.is_thing for reader in readers]
-    check_labeled(list(zip(dataset_records, things, strict=True)), cfg.TASK, names)
+    check_labeled(list(zip(of_datasets, things, strict=True)), cfg.TASK, names)
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
-        count, records = len(records), [record for record in records if _has_annotation(record)]
+        count = len(records)
+        records = chosen_records(records, [_has_annotation(record) for record in records])
         if not records:
             raise InputError(
                 f"DATASETS.TRAIN {tuple(names)}: none of {count} images has an annotation except crowds; "

@@ -201,17 +201,23 @@ def read_images(content: Mapping[str, Any], json_file: str) -> dict[Any, dict[st
     return {record["image_id"]: record for record in records}
 
 
-def read_missing_sizes(records: Sequence[dict[str, Any]], apply_exif: bool = True) -> None:
+def read_missing_sizes(records: Sequence[dict[str, Any]], apply_exif: bool = True) -> bool:
     """Add missing `height` and `width` to records, from the headers of their image files.
 
     Files that cannot be read get none; loading the image reports or skips them.
+
+    Returns:
+        Whether no size was missing.
     """
+    all_given = True
     for record in records:
         if "height" in record and "width" in record:
             continue
+        all_given = False
         try:
             height, width = image_size(record["file_name"], apply_exif)
         except InputError:
             continue
         record.setdefault("height", height)
         record.setdefault("width", width)
+    return all_given

@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -27,10 +28,21 @@ from .label_reader import LabelReader
 from .layouts import FoundLayout, check_exist, find_layout, finds_images_by_id, has_several_labels
 from .palettes import PaletteCheck
 from .polygons import check_polygons, scale_relative
+from .record_cache import Built, cached_records
+from .split_key import SplitKey, cache_key
+from .stored_records import StoredRecords
 from .templates import fill, folder_of, match
 
 # The remedy for missing files that a JSON names.
 _ADD_FILES = "set {} in {} to the folder that file_name is relative to, or add the files"
+
+# The metadata that loading a split sets.
+_METADATA_OF_FILES = (
+    *("dataset_root", "image_root", "file_labels", "panoptic_json", "panoptic_root", "json_file"),
+    *("contiguous_id_to_dataset_id", "thing_dataset_id_to_contiguous_id"),
+)
+# The files of a record, and the number of records whose files are looked for when they come from the cache.
+_FILE_KEYS, _CHECKED_FILES = ("file_name", "pan_seg_file_name", "sem_seg_file_name"), 16
 
 # {registered name: the YAML it comes from, without links}
 _registered: dict[str, Path] = {}
@@ -148,7 +160,21 @@ def _register(dataset: DatasetFile, split: str, taken: str) -> None:
         metadata["load_instances"] = reader.load_instances
     if isinstance(dataset.layouts[0].encoding, InstanceIdEncoding):
         metadata["load_regions"] = reader.load_regions
-    catalogs.register(split, lambda: load_split(dataset, split), metadata, taken)
+    catalogs.register(split, SplitLoader(dataset, split), metadata, taken)
+
+
+class SplitLoader:
+    """What DatasetCatalog calls for the records of a split."""
+
+    def __init__(self, dataset: DatasetFile, split: str) -> None:
+        self.dataset, self.split = dataset, split
+
+    def __call__(self) -> list[dict[str, Any]]:
+        return load_split(self.dataset, self.split)
+
+    def shared(self) -> Sequence[dict[str, Any]]:
+        """Return the same records, in little memory if they are many: see `split_records`."""
+        return split_records(self.dataset, self.split)
 
 
 def load_split(dataset: DatasetFile, split: str) -> list[dict[str, Any]]:
@@ -167,18 +193,69 @@ def load_split(dataset: DatasetFile, split: str) -> list[dict[str, Any]]:
     Raises:
         InputError: files are missing, or the JSON contradicts itself or the dataset's YAML.
     """
+    with _garbage_collection_paused():
+        return list(split_records(dataset, split))
+
+
+def split_records(dataset: DatasetFile, split: str) -> Sequence[dict[str, Any]]:
+    """Return the records of a split as `load_split` does; those of a JSON as `StoredRecords`, read once."""
     found = find_layout(dataset, split)
-    records = _load_records(dataset, split, found)
+    key = cache_key(dataset, split, found)
+    records: Sequence[dict[str, Any]]
+    with _garbage_collection_paused():
+        if key is None:
+            records, _ = _load_records(dataset, split, found)
+        else:
+            records = _kept_records(dataset, split, found, key)
     reading: dict[str, Any] = {} if dataset.exif == "apply" else {"exif": dataset.exif}
-    pixel_range = dataset_range(dataset, [record["file_name"] for record in records])
+    pixel_range = dataset_range(dataset, _FileNames(records))
     if pixel_range is not None:
         reading["image_range"] = tuple(pixel_range)
-    for record in records if reading else ():
+    if not reading:
+        return records
+    if isinstance(records, StoredRecords):
+        return records.with_entries(reading)
+    for record in records:
         record.update(reading)
     return records
 
 
-def _load_records(dataset: DatasetFile, split: str, found: FoundLayout) -> list[dict[str, Any]]:
+def _kept_records(
+    dataset: DatasetFile, split: str, found: FoundLayout, key: SplitKey
+) -> Sequence[dict[str, Any]]:
+    """Return the records of a split from the cache, or load them into it."""
+
+    def build() -> Built:
+        loaded, all_sizes_given = _load_records(dataset, split, found)
+        metadata = catalogs.find_metadata(split)
+        kept = {name: metadata[name] for name in _METADATA_OF_FILES if name in metadata}
+        return Built(loaded, kept, lasting=all_sizes_given)
+
+    records, metadata = cached_records(split, key.values, build, on_disk=key.is_large)
+    sample = [records[index] for index in range(0, len(records), max(1, len(records) // _CHECKED_FILES))]
+    files = [record[name] for record in sample for name in _FILE_KEYS if name in record]
+    if not all(map(os.path.exists, files)):
+        # In a folder below the one that the key has; loading says what is missing.
+        return _load_records(dataset, split, found)[0]
+    _update_metadata(split, **metadata)
+    return records
+
+
+class _FileNames(Sequence[str]):
+    """The image files of records, which are many: only a sample is looked at."""
+
+    def __init__(self, records: Sequence[Mapping[str, Any]]) -> None:
+        self._records = records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._records[index]["file_name"]
+
+
+def _load_records(dataset: DatasetFile, split: str, found: FoundLayout) -> tuple[list[dict[str, Any]], bool]:
+    """Return the records, and whether none of their sizes had to be read from an image."""
     layout, fields = dataset.layouts[found.index], dataset.splits[split]
     image_root = folder_of(found.root, layout.images, fields)
     file_labels = layout.encoding.file_values() if layout.encoding is not None else None
@@ -191,7 +268,7 @@ def _load_records(dataset: DatasetFile, split: str, found: FoundLayout) -> list[
             return _load_instance_split(dataset, split, found)
     listed_in_json = layout.panoptic is not None or layout.instances is not None
     if listed_in_json and not found.images:
-        return _load_image_list(dataset, split, found)
+        return _load_image_list(dataset, split, found), True
     records = []
     for image in found.images:
         record: dict[str, Any] = {"file_name": image.path, "image_id": image.image_id}
@@ -201,7 +278,7 @@ def _load_records(dataset: DatasetFile, split: str, found: FoundLayout) -> list[
             if found.class_of:
                 record["label_classes"] = _classes_of(image.labels, found.class_of, split)
         records.append({**record, "dataset": split, "layout": found.index})
-    return records
+    return records, True
 
 
 def _classes_of(labels: Sequence[str], class_of: Mapping[str, int], split: str) -> tuple[int, ...]:
@@ -214,7 +291,9 @@ def _classes_of(labels: Sequence[str], class_of: Mapping[str, int], split: str) 
     return tuple(class_of[label] for label in labels)
 
 
-def _load_panoptic_split(dataset: DatasetFile, split: str, found: FoundLayout) -> list[dict[str, Any]]:
+def _load_panoptic_split(
+    dataset: DatasetFile, split: str, found: FoundLayout
+) -> tuple[list[dict[str, Any]], bool]:
     layout, fields = dataset.layouts[found.index], dataset.splits[split]
     image_root, json_file, png_root = (
         str(found.root / fill(template or "", fields))
@@ -248,10 +327,10 @@ def _load_panoptic_split(dataset: DatasetFile, split: str, found: FoundLayout) -
         record.update(dataset=split, layout=found.index)
     if layout.labels is not None:
         check_exist((record["sem_seg_file_name"] for record in dicts), split, "semantic label files")
-    read_missing_sizes(dicts, apply_exif=dataset.exif == "apply")
+    all_given = read_missing_sizes(dicts, apply_exif=dataset.exif == "apply")
     if dataset.crowds_are_instances:
         _make_instances(segment for record in dicts for segment in record["segments_info"])
-    return dicts
+    return dicts, all_given
 
 
 def _load_image_list(dataset: DatasetFile, split: str, found: FoundLayout) -> list[dict[str, Any]]:
@@ -272,7 +351,9 @@ def _load_image_list(dataset: DatasetFile, split: str, found: FoundLayout) -> li
     return records
 
 
-def _load_instance_split(dataset: DatasetFile, split: str, found: FoundLayout) -> list[dict[str, Any]]:
+def _load_instance_split(
+    dataset: DatasetFile, split: str, found: FoundLayout
+) -> tuple[list[dict[str, Any]], bool]:
     layout, fields = dataset.layouts[found.index], dataset.splits[split]
     image_root, json_file = (
         str(found.root / fill(template or "", fields)) for template in (layout.images, layout.instances)
@@ -297,7 +378,7 @@ def _load_instance_split(dataset: DatasetFile, split: str, found: FoundLayout) -
     names = [record["file_name"] for record in dicts]
     for record, file in zip(dicts, find_named_files(names, image_root, split, "images", remedy), strict=True):
         record["file_name"] = file
-    read_missing_sizes(dicts, apply_exif=dataset.exif == "apply")
+    all_given = read_missing_sizes(dicts, apply_exif=dataset.exif == "apply")
     with report_wrong_format(json_file, "instances"):
         if dataset.has_relative_coordinates:
             scale_relative(dicts, json_file)
@@ -305,7 +386,7 @@ def _load_instance_split(dataset: DatasetFile, split: str, found: FoundLayout) -
             check_polygons(dicts, json_file)
     if dataset.crowds_are_instances:
         _make_instances(annotation for record in dicts for annotation in record["annotations"])
-    return dicts
+    return dicts, all_given
 
 
 def _without_groups(dataset: DatasetFile, content: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, print_csv_format
 from detectron2.utils import comm
@@ -39,6 +39,7 @@ from segzoo.modeling.protocols import (
     build_protocol_model,
     label_cropper,
 )
+from segzoo.utils.dataset_records import dataset_records
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import move_aside
 from segzoo.utils.logging import log_fields
@@ -80,7 +81,7 @@ def check_evaluation(cfg: CfgNode, trainer: type[DefaultTrainer]) -> None:
         )
     for name in cfg.DATASETS.TEST:
         trainer_evaluators(cfg, name, trainer)
-        if not DatasetCatalog.get(name):
+        if not dataset_records(name):
             raise InputError(f"DATASETS.TEST: {name} has no images")
 
 
@@ -145,7 +146,7 @@ def evaluate(
     for name in cfg.DATASETS.TEST:
         loader = trainer.build_test_loader(cfg, name)
         # Another loader may not have them.
-        records = getattr(getattr(loader, "dataset", None), "records", None) or DatasetCatalog.get(name)
+        records = getattr(getattr(loader, "dataset", None), "records", None) or dataset_records(name)
         reading[name] = describe_reading(records[0], cfg.INPUT.IMAGE_RANGE)
         evaluator = trainer_evaluators(cfg, name, trainer)
         scored_by[name] = evaluator_protocols(evaluator)

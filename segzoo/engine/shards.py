@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils import comm
 from torch import nn
@@ -21,6 +20,7 @@ from segzoo.checkpoint import require_loaded
 from segzoo.data import describe_reading
 from segzoo.data.handover import report_ended_workers
 from segzoo.evaluation import BackgroundEvaluator, evaluator_protocols
+from segzoo.utils.dataset_records import dataset_records
 from segzoo.utils.errors import InputError
 
 from .cuda_settings import exact_settings
@@ -138,7 +138,7 @@ def evaluate_shard(
         return {}
     protocol |= describe_resizing(cfg, model)
     protocol["image_reading"] = {
-        name: describe_reading(DatasetCatalog.get(name)[0], cfg.INPUT.IMAGE_RANGE) for name in results
+        name: describe_reading(dataset_records(name)[0], cfg.INPUT.IMAGE_RANGE) for name in results
     }
     protocol["evaluators"] = scored_by
     protocol = {**protocol, "datasets": images, **describe_speed(speed), **describe_skipped(skipped, images)}
@@ -173,7 +173,7 @@ def _score(
     files: ShardFiles,
 ) -> None:
     """Score the remaining images of a shard of a dataset."""
-    records, done = shard.part(DatasetCatalog.get(name)), files.done(shard)
+    records, done = shard.part(dataset_records(name)), files.done(shard)
     positions = {record["file_name"]: index for index, record in enumerate(records)}
     if not done <= positions.keys():
         raise InputError(f"{files.path(shard)}: was made with other images of {name}; delete {files.folder}")
@@ -199,7 +199,7 @@ def _score(
 def _complete_shards(count: int, name: str, files: ShardFiles) -> list[Shard]:
     """Return all shards of a dataset, or [] while any is unfinished."""
     shards = [Shard(index, count) for index in range(1, count + 1)]
-    records = DatasetCatalog.get(name)
+    records = dataset_records(name)
     unfinished = [
         one for one in shards if files.done(one) != {record["file_name"] for record in one.part(records)}
     ]

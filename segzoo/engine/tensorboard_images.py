@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.utils.events import EventStorage
 from pycocotools import mask as mask_tools
 from torch import nn
@@ -19,6 +19,7 @@ from torch import nn
 from segzoo.data import SegmentationMapper, load_image
 from segzoo.modeling import as_segmentor
 from segzoo.modeling.protocols import build_inference_protocol
+from segzoo.utils.dataset_records import dataset_records
 from segzoo.visualization.draw import (
     default_threshold,
     draw_entity,
@@ -65,7 +66,7 @@ def prediction_visualizations(
         dataset has it) and prediction.
     """
     name = cfg.DATASETS.TEST[0]
-    records = DatasetCatalog.get(name)
+    records = dataset_records(name)
     # Spread over the whole set: consecutive images are often frames of one video.
     indices = np.linspace(0, len(records) - 1, min(cfg.TEST.NUM_PICTURES, len(records)))
     mapper = mapper or SegmentationMapper(cfg, False)

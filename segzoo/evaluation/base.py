@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from tabulate import tabulate
 
+from segzoo.utils.dataset_records import dataset_records
 from segzoo.utils.errors import InputError
 
 from .options import EvaluationOptions
@@ -76,7 +77,7 @@ class BackgroundEvaluator(DatasetEvaluator):
         self.class_names = list(self.metadata.classes)
         self.output_dir = None if output_dir is None else Path(output_dir)
         self.save_predictions = save_predictions
-        self.prediction_names = prediction_names(DatasetCatalog.get(dataset_name)) if save_predictions else {}
+        self.prediction_names = prediction_names(dataset_records(dataset_name)) if save_predictions else {}
         self.scoring_threads = scoring_threads
         self.distributed = distributed
         self._pool: ThreadPoolExecutor | None = None
@@ -179,7 +180,7 @@ class BackgroundEvaluator(DatasetEvaluator):
         for file_name, record in itertools.chain(*parts):
             records.setdefault(file_name, record)
         # Sums of floats depend on their order, so restore the dataset's.
-        files = (entry["file_name"] for entry in DatasetCatalog.get(self.dataset_name))
+        files = (entry["file_name"] for entry in dataset_records(self.dataset_name))
         position = {file_name: index for index, file_name in enumerate(files)}
         self.image_count = len(records)
         return [records[name] for name in sorted(records, key=lambda name: position.get(name, len(position)))]
@@ -229,7 +230,7 @@ class BackgroundEvaluator(DatasetEvaluator):
             self._pool = None
 
 
-def prediction_names(dataset_dicts: list[dict]) -> dict[str, str]:
+def prediction_names(dataset_dicts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return a name for the prediction of each image: its path without suffix, below the common folder.
 
     Returns:

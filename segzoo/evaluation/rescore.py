@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
 
+from segzoo.utils.dataset_records import dataset_records
 from segzoo.utils.errors import InputError
 from segzoo.utils.json_values import Ids, as_integer, shown
 from segzoo.utils.lazy_masks import LazyMasks
@@ -81,7 +82,7 @@ def rescore(
     stored = _stored_protocol(folder)
     # There are no predictions for images that an evaluation with DATALOADER.ON_ERROR skip has skipped.
     skipped = stored.get("skipped", {}).get(dataset_name, {})
-    entries = [entry for entry in DatasetCatalog.get(dataset_name) if entry["file_name"] not in skipped]
+    entries = [entry for entry in dataset_records(dataset_name) if entry["file_name"] not in skipped]
     find_evaluators(dataset_name, tasks, evaluators)
     results: dict[str, dict] = {}
     protocols: dict[str, Any] = {}

@@ -11,11 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from segzoo.data import build_test_loader
+from segzoo.data import build as data_build
+from segzoo.data import build_test_augmentations, build_test_loader, coco_json, mapper, record_cache
 from segzoo.data.sampling import SameSizeBatchSampler
 from segzoo.engine import Trainer, evaluate, evaluation_loop
 from segzoo.engine.ahead import predictions as predictions_of
-from segzoo.engine.evaluation_loop import evaluation_advice, shares
+from segzoo.engine.evaluation_loop import check_evaluation, evaluation_advice, shares
 from segzoo.engine.progress import Stopwatch
 from segzoo.evaluation import load_results
 from segzoo.model_zoo import load_config
@@ -124,6 +125,28 @@ def test_results_do_not_depend_on_the_batch_and_hold_the_shares_of_the_time(cfg,
         {f"{task}/{key}": value for task in one for key, value in one[task].items()} for one in results
     )
     assert first == pytest.approx(second, abs=0.2, nan_ok=True)
+
+
+def test_an_evaluation_parses_a_json_once_and_builds_one_resize_for_all_images(cfg, model, monkeypatch):
+    # Like a new process.
+    monkeypatch.setattr(record_cache, "_remembered", {})
+    calls = {"parsed": 0, "built": 0}
+
+    def counted(name, function):
+        def count(*arguments):
+            calls[name] += 1
+            return function(*arguments)
+
+        return count
+
+    monkeypatch.setattr(coco_json, "_parsed", counted("parsed", coco_json._parsed))
+    build = counted("built", build_test_augmentations)
+    for module in (data_build, mapper):
+        monkeypatch.setattr(module, "build_test_augmentations", build)
+    check_evaluation(cfg, Trainer)
+    evaluate(cfg, model)
+    # For the sizes of the batches, and for the mapper.
+    assert calls == {"parsed": 1, "built": 2}
 
 
 def test_batches_hold_images_of_one_padded_size_where_possible(cfg):

@@ -44,8 +44,9 @@ CHECKPOINT_RULES = {
     "segzoo.checkpoint.rules_transformer",
 }
 DETECTRON2_FOR = {
-    # Its models, whose registries are filled by importing them.
-    "segzoo.utils": {"detectron2.modeling"},
+    # Its models, whose registries are filled by importing them; its catalog, for `dataset_records`, which the
+    # data and the evaluators look up.
+    "segzoo.utils": {"detectron2.modeling", "detectron2.data"},
     "segzoo.config": {"detectron2.config", "detectron2.utils.file_io"},
     "segzoo.layers": {"detectron2.layers"},
 }

@@ -6,11 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.structures import Instances
 
 import segzoo.modeling  # noqa: F401  registers its meta-architectures
+from segzoo.data import build_train_loader
+from segzoo.data.labeled import holds_targets
 from segzoo.export.torch_export import export_program
 from segzoo.model_zoo import load_config
+from segzoo.modeling.mask_classification.criterion.target_masks import ExtraTargets
 from segzoo.utils.errors import InputError
 from tests.models import plain_method  # noqa: F401  registers its model
 from tests.models.model_tester import SIDE, ModelTester
@@ -25,11 +30,49 @@ def architectures() -> list[str]:
     return sorted(name for name, cls in META_ARCH_REGISTRY if cls.__module__.startswith("segzoo."))
 
 
+class Watched(dict):
+    """A dict that notes which of its values are asked for."""
+
+    def __init__(self, values, read):
+        super().__init__(values)
+        self.read = read
+
+    def __getitem__(self, key):
+        self.read.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key, default=None):
+        self.read.add(key)
+        return super().get(key, default)
+
+
 class TestRegistered(ModelTester):
     @pytest.fixture(scope="class", params=architectures())
     @classmethod
     def architecture_name(cls, request):
         return request.param
+
+    def test_every_tensor_of_a_training_sample_is_read(self, job, monkeypatch):
+        """What nobody reads would be made by data-loader workers and sent to the main process and the GPU."""
+        read = set()
+
+        def watched_extra(extras, name):
+            read.add(f"segment_{name}")
+            return dict.__getitem__(extras, name)
+
+        monkeypatch.setattr(ExtraTargets, "__getitem__", watched_extra, raising=False)
+        batch = [Watched(sample, read) for sample in next(iter(build_train_loader(job.cfg)))]
+        assert holds_targets(batch)  # as the training step asks
+        job.model.train()(batch)
+        job.model.eval()
+        sent = {
+            key
+            for sample in batch
+            for key, value in sample.items()
+            if isinstance(value, torch.Tensor | Instances)
+        }
+        assert "image" in sent
+        assert sent - read == set()
 
 
 def test_architectures_are_found():
