@@ -152,7 +152,7 @@ def record(arguments: Sequence[str]) -> int:
         raise InputError("record: expected a name for the machine, as in: benchmark.py record zen4")
     file = bands.ROOT / bands.RECORDS / f"{arguments[0]}.json"
     options = ["--recorded", "--clock", "cpu", "--beside", "0", "2", "--json", str(file), *arguments[1:]]
-    status = main(["all", *options, *([] if "--seconds" in options else ["--seconds", "4"])])
+    status = main(["all", *options, *([] if "--seconds" in options else ["--seconds", "2"])])
     return status if status == 2 else bands.main(["--write"]) or status
 
 

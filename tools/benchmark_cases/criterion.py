@@ -211,6 +211,7 @@ CASES = [
         peer="plain SetCriterion",
         repeat=3,
         slow=True,
+        recorded=False,
     ),
     Case(
         "mask2former-1024-many",

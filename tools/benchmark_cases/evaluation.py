@@ -30,7 +30,7 @@ from segzoo.evaluation.segments import SegmentMap
 from . import Case, Pair, scenes
 
 PANOPTIC_IMAGES = 40
-ENTITY_IMAGES = 100  # more, since detections are sorted once for all images
+ENTITY_IMAGES = 50  # more, since detections are sorted once for all images
 _numbers = itertools.count()
 
 

@@ -83,7 +83,7 @@ def semantic(
     def compare(one: np.ndarray, other: np.ndarray) -> str:
         difference = np.nanmax(np.abs(one - other))
         same = np.array_equal(np.isnan(one), np.isnan(other)) and difference < 1e-6
-        return f"{'' if same else 'DIFFERENT, '}IoU to {difference:.0e}"
+        return f"{'' if same else 'DIFFERENT, '}IoU " + (f"to {difference:.0e}" if difference else "equal")
 
     return Pair(ours, theirs, compare)
 
