@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -31,11 +32,34 @@ def exact_settings(benchmark: bool = False) -> Iterator[None]:
 @contextmanager
 def cuda_settings(*, tf32: bool, benchmark: bool) -> Iterator[None]:
     """Let CUDA round products in single precision to TF32 or not, and cuDNN measure or not, inside."""
+    cudnn = torch.backends.cudnn
+    with _tf32(tf32):
+        before, cudnn.benchmark = cudnn.benchmark, benchmark
+        try:
+            yield
+        finally:
+            cudnn.benchmark = before
+
+
+@contextmanager
+def _tf32(enabled: bool) -> Iterator[None]:
     # Not `torch.set_float32_matmul_precision`, which also applies to CPUs.
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
-    matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = tf32, tf32, benchmark
+    matmul: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    switches = [matmul, cudnn]
+    name: str = "allow_tf32"
+    value: bool | str = enabled
+    try:
+        before = [getattr(switch, name) for switch in switches]
+    except RuntimeError:
+        # The program has set `fp32_precision`, which PyTorch does not let be mixed with `allow_tf32`.
+        switches = [matmul, cudnn.conv, cudnn.rnn]
+        name, value = "fp32_precision", ("tf32" if enabled else "ieee")
+        before = [getattr(switch, name) for switch in switches]
+    for switch in switches:
+        setattr(switch, name, value)
     try:
         yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
+        for switch, old in zip(switches, before, strict=True):
+            setattr(switch, name, old)

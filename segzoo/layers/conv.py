@@ -1,6 +1,7 @@
 """Convolutions, and the convolution-norm-ReLU block of convolutional heads."""
 
 from collections.abc import Callable
+from typing import Any
 
 import detectron2.layers
 import torch
@@ -60,10 +61,17 @@ def tensor_core_layout(images: torch.Tensor) -> torch.Tensor:
     if images.device.type != "cuda":
         return images
     half = torch.float16, torch.bfloat16
-    on_tensor_cores = (
-        torch.backends.cudnn.allow_tf32 or images.dtype in half or autocast_type(images.device) in half
-    )
+    on_tensor_cores = _convolves_in_tf32() or images.dtype in half or autocast_type(images.device) in half
     return images.contiguous(memory_format=torch.channels_last) if on_tensor_cores else images
+
+
+def _convolves_in_tf32() -> bool:
+    cudnn: Any = torch.backends.cudnn
+    try:
+        return cudnn.allow_tf32
+    except RuntimeError:
+        # PyTorch refuses this after the newer way to set it.
+        return cudnn.conv.fp32_precision == "tf32"
 
 
 def conv_norm_act(

@@ -1,5 +1,8 @@
 """TF32, cuDNN's benchmark and compiled parts in a training; not where results have to be exact."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -39,6 +42,44 @@ def test_an_error_leaves_the_settings_as_they_were():
     with pytest.raises(RuntimeError, match="interrupted"), training_settings(default_config()):
         raise RuntimeError("interrupted")
     assert found() == before
+
+
+SET_BY_THE_PROGRAM = """
+import torch
+{setting}
+from segzoo.config.defaults import default_config
+from segzoo.engine.cuda_settings import exact_settings, training_settings
+from segzoo.layers import conv
+
+def found():
+    cudnn = torch.backends.cudnn
+    parts = torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn
+    return [part.fp32_precision for part in parts], conv._convolves_in_tf32()
+
+before = found()
+with training_settings(default_config()):
+    assert found() == (["tf32"] * 3, True)
+    with exact_settings():
+        assert found() == (["ieee"] * 3, False)
+    assert found() == (["tf32"] * 3, True)
+assert found() == before
+"""
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="needs PyTorch's newer settings")
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "torch.backends.cuda.matmul.fp32_precision = 'tf32'",
+        "torch.backends.fp32_precision = 'ieee'",
+        "torch.backends.cudnn.fp32_precision = 'ieee'",
+    ],
+)
+def test_a_program_may_set_the_precision_by_the_newer_names(setting):
+    """In a process of its own: PyTorch remembers which names were used."""
+    code = SET_BY_THE_PROGRAM.format(setting=setting)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_trainer_compiles_the_parts_that_its_keys_name(tmp_path, monkeypatch):
