@@ -32,7 +32,9 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
     optimizer_class, settings = find_optimizer(cfg)
     groups = groups_from_config(cfg, model)
     defaults = {"lr": cfg.SOLVER.BASE_LR, "weight_decay": cfg.SOLVER.WEIGHT_DECAY}
-    settings = {**defaults, **_fused(optimizer_class, groups), **settings}
+    if "foreach" not in settings:  # PyTorch refuses both
+        defaults |= _fused(optimizer_class, groups)
+    settings = {**defaults, **settings}
     if cfg.SOLVER.SHARD_OPTIMIZER and comm.get_world_size() > 1:
         sharded = ZeroRedundancyOptimizer(groups, optimizer_class=optimizer_class, **settings)
         _start_momentum(sharded.optim)

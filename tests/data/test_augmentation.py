@@ -20,6 +20,7 @@ from segzoo.data.augmentation.build import (
     build_train_augmentations,
     has_one_size,
 )
+from segzoo.data.augmentation.policies import BySize, ResizeShortestEdge
 from segzoo.data.augmentation.transforms import ColorJitterTransform, apply_to_indices, count_flips
 from segzoo.data.label_reader import IndexMap, Segments
 from segzoo.utils.errors import InputError
@@ -313,3 +314,26 @@ def test_sizes_that_are_said_to_be_equal_are(family, pads, crop):
         T.AugmentationList(build_train_augmentations(cfg, 255))(image)
         sizes.add(image.image.shape[:2])
     assert has_one_size(cfg) == (len(sizes) == 1)
+
+
+def test_a_derived_policy_with_a_transform_of_its_own_sees_the_pixels():
+    class Brightest(ResizeShortestEdge):
+        """Resizes bright images only."""
+
+        def get_transform(self, image):
+            seen.append(int(image.max()))
+            return super().get_transform(image)
+
+    class BrightestAgain(Brightest):
+        pass
+
+    class SizeAlone(Brightest, BySize):
+        pass
+
+    image = np.full((8, 12, 3), 77, np.uint8)
+    for policy, expected in ((Brightest, 77), (BrightestAgain, 77), (SizeAlone, 0)):
+        seen = []
+        augmented = AugmentationInput(image)
+        policy(4)(augmented)
+        assert seen == [expected]
+        assert augmented.image.shape == (4, 6, 3)

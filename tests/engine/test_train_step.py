@@ -213,6 +213,19 @@ def test_finite_gradients_train_a_fused_optimizer_like_another(model, batch, tmp
         torch.testing.assert_close(weights[1][name], weight, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("foreach", [True, False])
+def test_an_optimizer_that_chooses_its_loop_is_not_fused(tmp_path, monkeypatch, foreach):
+    monkeypatch.setattr(solver_optimizer, "FUSED_ON", "cpu")
+    monkeypatch.setitem(
+        solver_optimizer.OPTIMIZER_REGISTRY._obj_map,
+        "Looped",
+        lambda cfg: (torch.optim.AdamW, {"foreach": foreach}),
+    )
+    made = build_optimizer(toy_cfg(tmp_path, SOLVER__OPTIMIZER="Looped"), torch.nn.Linear(2, 2))
+    assert [group["foreach"] for group in made.param_groups] == [foreach] * len(made.param_groups)
+    assert not any(group["fused"] for group in made.param_groups)
+
+
 @pytest.mark.parametrize(("fused_on", "expected"), [("cpu", True), ("cuda", None)])
 @pytest.mark.parametrize("optimizer", ["AdamW", "SGD"])
 def test_optimizers_are_fused_on_a_gpu_also_after_resuming(

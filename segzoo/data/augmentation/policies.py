@@ -103,10 +103,23 @@ class AugmentationInput(T.AugInput):
 
 
 class BySize(T.Augmentation):
-    """Base class of policies that look at the size of an image alone, so that its resize may be pending."""
+    """Base class of policies that look at the size of an image alone, so that its resize may be pending.
+
+    A class derived from such a policy, with a `get_transform` of its own, sees the pixels, unless it names
+    BySize among its bases.
+    """
+
+    sees_pixels = False
+
+    def __init_subclass__(cls, **kwargs) -> None:
+        super().__init_subclass__(**kwargs)
+        if BySize in cls.__bases__:
+            cls.sees_pixels = False
+        elif "get_transform" in vars(cls):
+            cls.sees_pixels = True
 
     def __call__(self, aug_input: T.AugInput) -> Transform:
-        if not isinstance(aug_input, AugmentationInput):
+        if self.sees_pixels or not isinstance(aug_input, AugmentationInput):
             return super().__call__(aug_input)
         tfm = self.get_transform(aug_input.blank)
         aug_input.transform(tfm)
