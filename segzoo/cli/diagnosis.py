@@ -67,6 +67,7 @@ OPTIONAL = {
     "hotcoco": ("hotcoco", "the fastest mask and box AP"),
     "faster_coco_eval": ("faster-coco-eval", "faster boundary AP, and mask and box AP without hotcoco"),
     "kornia_rs": ("kornia-rs", "faster decoding of PNG files"),
+    "zlib_ng": ("zlib-ng", "faster decoding of label maps"),
     "cityscapesscripts": ("cityscapesscripts", "the tests"),
 }
 # In the environment of `make venv`, this imports segzoo before the modules that need it.

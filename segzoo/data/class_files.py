@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from segzoo.utils.errors import InputError
+from segzoo.utils.label_png import label_array
 from segzoo.utils.text import did_you_mean, some
 
 from .encodings import ENCODINGS, GRAY_16_BIT, VOID, Encoding, LabelSpace
@@ -81,7 +82,7 @@ class BinaryFilesEncoding(Encoding):
         Raises:
             InputError: more than two values without a threshold, or a color image.
         """
-        pixels = np.asarray(image.convert("L") if image.mode == "P" else image)
+        pixels = label_array(image.convert("L") if image.mode == "P" else image)
         if pixels.ndim == 3:
             bands = pixels[:, :, : 1 if image.mode == "LA" else 3]
             if (bands != bands[:, :, :1]).any():

@@ -17,6 +17,7 @@ from detectron2.utils.logger import log_first_n
 from PIL import Image
 
 from segzoo.utils.errors import InputError
+from segzoo.utils.label_png import label_array
 from segzoo.utils.text import did_you_mean, some
 
 from .label_ops import count_values, look_up, rgb_codes
@@ -213,11 +214,14 @@ class IndexEncoding(Encoding):
         return names
 
     def decode(self, image: Image.Image, file_name: str) -> np.ndarray:
-        return look_up(self.table, self._known_values(image, file_name))
+        raw, present = self._known_values(image, file_name)
+        if raw.dtype == self.table.dtype and raw.flags.writeable and (self.table[present] == present).all():
+            return raw  # nothing to replace
+        return look_up(self.table, raw)
 
-    def _known_values(self, image: Image.Image, file_name: str) -> np.ndarray:
-        """Return the stored values, (H, W) uint8 or uint16, after checking that all are known."""
-        raw = np.asarray(image)
+    def _known_values(self, image: Image.Image, file_name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the stored values, (H, W) uint8 or uint16, and the different ones; all are known."""
+        raw = label_array(image)
         if raw.ndim == 3:
             # No conversion to gray, which would mix the channels.
             raw = np.ascontiguousarray(raw[:, :, 0 if image.mode == "LA" else self.channel])
@@ -236,7 +240,7 @@ class IndexEncoding(Encoding):
             message = f"{file_name}: {self._unknown(unknown, int(counts[unknown].sum()))}"
             raise UnknownLabelError(message, unknown.tolist())
         self._check_mask(present, file_name)
-        return raw
+        return raw, present
 
     def file_values(self) -> list[int] | None:
         classes = self.space.classes
@@ -350,8 +354,7 @@ class InstanceIdEncoding(IdEncoding):
         Raises:
             UnknownLabelError: the file contains values that belong to no class.
         """
-        raw = self._known_values(image, file_name)
-        present = np.flatnonzero(count_values(raw))
+        raw, present = self._known_values(image, file_name)
         position = np.zeros(256 if raw.dtype == np.uint8 else 1 << 16, dtype=np.uint16)
         position[present] = np.arange(len(present))
         if len(present) <= 256:

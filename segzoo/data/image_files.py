@@ -10,6 +10,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from segzoo.utils.errors import InputError
+from segzoo.utils.label_png import is_label_png
 from segzoo.utils.png import decoded_png
 
 # Pillow warns about large images in two lines each, and rejects those of twice that size: see `opened_file`.
@@ -126,11 +127,15 @@ def opened_image(file_name: str) -> Iterator[Image.Image]:
 
 
 @contextmanager
-def opened_labels(file_name: str, as_stored: bool = False) -> Iterator[tuple[Image.Image, int]]:
+def opened_labels(
+    file_name: str, as_stored: bool = False, *, decoded: bool = True
+) -> Iterator[tuple[Image.Image, int]]:
     """Open and decode a label file, whose values must be exact.
 
     Args:
         as_stored: apply no orientation. By default the orientation of a TIFF is applied, and no other.
+        decoded: False leaves PNGs to `label_array` and `rgb_codes`, which are faster, in the body of the
+            `with`.
 
     Yields:
         The image, and its EXIF orientation, 1 (upright) to 8, unless that was applied (then 1).
@@ -157,6 +162,9 @@ def opened_labels(file_name: str, as_stored: bool = False) -> Iterator[tuple[Ima
                 f"{file_name}: holds labels in several channels of 16 bits, of which only 8 would be read; "
                 "save one channel of 8 or 16 bits (for colors, as in panoptic labels, three of 8)"
             )
+        if not decoded and image.mode != "P" and is_label_png(image):  # a palette is read from a loaded image
+            yield image, orientation_of(image)
+            return
         is_tiff = image.format == "TIFF"
         upright, orientation = load_oriented(image, apply_exif=is_tiff and not as_stored)
         yield upright, 1 if is_tiff else orientation

@@ -22,7 +22,7 @@ from .dataset_file import DatasetFile
 from .encodings import Encoding, InstanceIdEncoding, Regions
 from .image_files import QUARTER_TURNS, BrokenFileError, opened_image, opened_labels, stored_orientation
 from .images import OrientationError, WrongSizeError, load_image, read_image, wrong_size
-from .label_ops import look_up, rgb_codes
+from .label_ops import index_codes, look_up, rgb_codes
 
 __all__ = [
     "BrokenFileError",
@@ -173,7 +173,8 @@ class LabelReader:
     def _opened(self, file_name: str, dataset_dict: Mapping[str, Any]) -> Iterator[Image.Image]:
         """Yield a label image with exact values, in the orientation in which its image is read."""
         as_stored = self.dataset.exif == "ignore"
-        with opened_labels(file_name, as_stored) as (image, orientation):
+        # `observe` is given a decoded image.
+        with opened_labels(file_name, as_stored, decoded=self.observe is not None) as (image, orientation):
             if orientation > 1 and not as_stored:
                 self._check_label_orientation(file_name, image, orientation, dataset_dict)
             yield image
@@ -488,14 +489,10 @@ def segment_indices(
         raise InputError(
             f"{file_name}: the panoptic JSON lists the segment ids {twice} twice; ids must be unique"
         )
-    # Zero pages of this table are never touched, so its 16 million entries cost almost no memory.
-    table = np.zeros(1 << 24, dtype=np.uint8 if count < 255 else np.uint16)
-    table[list(void_ids)] = count + 1
-    table[list(segment_ids)] = np.arange(1, count + 1)
-    indices = table[codes]
-    areas = np.bincount(indices.ravel(), minlength=count + 1)
-    if areas[0] != np.count_nonzero(codes == 0):
-        unlisted = np.unique(codes[(indices == 0) & (codes != 0)])
+    places = [0, *range(1, count + 1), *(count + 1 for _ in void_ids)]
+    indices, areas = index_codes(codes, (0, *listed), places, np.uint8 if count < 255 else np.uint16)
+    if indices is None:
+        unlisted = np.setdiff1d(codes, (0, *listed))
         remedy = "PNG and JSON must come from the same export"
         reversed_ids = (unlisted & 255) << 16 | unlisted & 0xFF00 | unlisted >> 16
         if np.isin(reversed_ids, listed).all():

@@ -6,9 +6,12 @@ They release the interpreter lock, so that scoring an image overlaps with the mo
 import numpy as np
 
 from segzoo.utils.compiled import compiled
+from segzoo.utils.search_loops import position
 
 #: Number of ids whose positions count_pairs caches; a power of two.
 _SLOTS = 1024
+#: Pixels that are compared with the ones before them at a time; a multiple of 8.
+_BLOCK = 4096
 
 
 @compiled
@@ -46,11 +49,38 @@ def count_labels(rows, columns, column_of, table):
     """Add 1 to table[rows[p], column_of[columns[p]]] for every pixel; return the first p out of range or -1.
 
     rows, columns: (P,) unsigned integers; column_of: a column for every value of `columns`, -1 for a value
-    that must not occur; table: (R, C) int64, output.
+    that must not occur; table: (R, C) int64, output, incomplete if a pixel is out of range.
     """
+    changed = np.zeros(_BLOCK, np.uint8)
+    words = changed.view(np.uint64)
+    start = 0
+    for first in range(0, rows.size, _BLOCK):
+        stop = min(first + _BLOCK, rows.size)
+        if _mark_changes(rows, columns, first, stop, changed, words):
+            if not _count_run(rows, columns, column_of, table, start, first):
+                return start
+            invalid = _count_pixels(rows, columns, column_of, table, first, stop)
+            if invalid >= 0:
+                return invalid
+            start = stop
+            continue
+        for w in range((stop - first + 7) // 8):
+            if words[w] == 0:
+                continue
+            for i in range(8 * w, 8 * w + 8):
+                if changed[i]:
+                    if not _count_run(rows, columns, column_of, table, start, first + i):
+                        return start
+                    start = first + i
+    return -1 if _count_run(rows, columns, column_of, table, start, rows.size) else start
+
+
+@compiled
+def _count_pixels(rows, columns, column_of, table, start, stop):
+    """Count the pixels start .. stop - 1; return the first one out of range or -1."""
     invalid = -1
     num_rows = table.shape[0]
-    for p in range(rows.size - 1, -1, -1):
+    for p in range(stop - 1, start - 1, -1):
         row = rows[p]
         column = column_of[columns[p]]
         if (row < num_rows) & (column >= 0):
@@ -58,6 +88,19 @@ def count_labels(rows, columns, column_of, table):
         else:
             invalid = p
     return invalid
+
+
+@compiled
+def _count_run(rows, columns, column_of, table, start, stop):
+    """Count the equal pixels start .. stop - 1; return whether they are in range."""
+    if start == stop:
+        return True
+    row = rows[start]
+    column = column_of[columns[start]]
+    if (row < table.shape[0]) & (column >= 0):
+        table[row, column] += stop - start
+        return True
+    return False
 
 
 @compiled
@@ -74,50 +117,65 @@ def count_pairs(first, second, first_ids, second_ids, table):
     second_keys = first_keys.copy()
     first_places = np.zeros(_SLOTS, np.int64)
     second_places = np.zeros(_SLOTS, np.int64)
-    first_value = first[0]
-    second_value = second[0]
-    row = _search(first_ids, first_value)
-    column = _search(second_ids, second_value)
+    row = position(first_ids, first[0])
+    column = position(second_ids, second[0])
+    changed = np.zeros(_BLOCK, np.uint8)
+    words = changed.view(np.uint64)
     start = 0
     # Segments are runs of equal pixels, so ids are looked up only at changes.
-    num_pixels = first.size
-    for p in range(1, num_pixels):
-        if (first[p] != first_value) | (second[p] != second_value):
-            table[row, column] += p - start
-            start = p
-            first_value = first[p]
-            second_value = second[p]
-            row = _recall(first_ids, first_value, first_keys, first_places)
-            column = _recall(second_ids, second_value, second_keys, second_places)
-    table[row, column] += num_pixels - start
+    for block in range(0, first.size, _BLOCK):
+        stop = min(block + _BLOCK, first.size)
+        _mark_changes(first, second, block, stop, changed, words)
+        for w in range((stop - block + 7) // 8):
+            if words[w] == 0:
+                continue
+            for i in range(8 * w, 8 * w + 8):
+                if changed[i]:
+                    p = block + i
+                    table[row, column] += p - start
+                    start = p
+                    row = _recall(first_ids, first[p], first_keys, first_places)
+                    column = _recall(second_ids, second[p], second_keys, second_places)
+    table[row, column] += first.size - start
+
+
+@compiled
+def _mark_changes(first, second, start, stop, changed, words):
+    """Set changed[i] to whether pixel start + i differs from the pixel before it in one of two maps.
+
+    changed: (_BLOCK,) uint8, output, 0 after the last pixel; words: the same memory as uint64, 8 pixels each.
+
+    Returns:
+        Whether more than half of the words have a change: then there are hardly runs.
+    """
+    begin = max(start, 1)
+    if start == 0:
+        changed[0] = 0
+    flags = changed[begin - start : stop - start]
+    first_before = first[begin - 1 : stop - 1]
+    first_here = first[begin:stop]
+    second_before = second[begin - 1 : stop - 1]
+    second_here = second[begin:stop]
+    # Without branches the compiler turns the loop into vector instructions.
+    for i in range(stop - begin):
+        flags[i] = (first_here[i] != first_before[i]) | (second_here[i] != second_before[i])
+    changed[stop - start :] = 0
+    number = 0
+    for w in range((stop - start + 7) // 8):
+        number += words[w] != 0
+    return 16 * number > stop - start
 
 
 @compiled
 def _recall(ids, value, keys, places):
-    """Return `_search` with a cache in `keys` and `places`; inlined, it would slow the loop above."""
+    """Return `position` with a cache in `keys` and `places`; inlined, it would slow the loop above."""
     slot = value & (_SLOTS - 1)
     if keys[slot] == value:
         return places[slot]
-    place = _search(ids, value)
+    place = position(ids, value)
     keys[slot] = value
     places[slot] = place
     return place
-
-
-@compiled
-def _search(ids, value):
-    """Return the index of `value` in the sorted `ids`, or len(ids)."""
-    low = 0
-    high = ids.size
-    while low < high:
-        middle = (low + high) // 2
-        if ids[middle] < value:
-            low = middle + 1
-        else:
-            high = middle
-    if low < ids.size and ids[low] == value:
-        return low
-    return ids.size
 
 
 @compiled

@@ -13,6 +13,7 @@ from PIL import Image
 
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import atomic_path
+from segzoo.utils.label_png import label_array, label_pixels
 from segzoo.utils.png import decoded_png, png_pixels
 
 from .histogram import ids_from_rgb
@@ -45,8 +46,9 @@ def load_labels(path: Path, check_palette: Callable[..., None] | None = None) ->
         check_palette: function of the dataset's metadata that raises InputError if a palette shows classes
             in the colors of others.
     """
-    image = _open(path)
-    labels = np.asarray(image)
+    with _opened(path) as opened:
+        image = opened if opened.mode != "P" else _decoded(opened)
+        labels = label_array(image)
     if image.mode == "P" and check_palette is not None:
         present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)).tolist()
         remedy = "save the indices of the classes, without a palette or with their own colors"
@@ -101,6 +103,9 @@ def save_ids(path: Path, ids: np.ndarray) -> None:
 def load_ids(path: Path) -> np.ndarray:
     """Read a COCO panoptic PNG as (H, W) int32 ids."""
     with _opened(path) as image:
+        codes = label_pixels(image) if image.mode == "RGB" else None
+        if codes is not None:
+            return codes
         pixels = png_pixels(image)
         rgb = np.asarray(image) if pixels is None else pixels
     if rgb.ndim != 3 or rgb.shape[2] < 3 or rgb.dtype != np.uint8:
@@ -126,11 +131,14 @@ def _save_png(path: Path, image: Image.Image) -> None:
 def _open(path: Path) -> Image.Image:
     """Open and decode an image, so that a truncated file raises here."""
     with _opened(path) as image:
-        decoded = decoded_png(image)
-        if decoded is not None:
-            return decoded
+        return _decoded(image)
+
+
+def _decoded(image: Image.Image) -> Image.Image:
+    decoded = decoded_png(image)
+    if decoded is None:
         image.load()
-    return image
+    return image if decoded is None else decoded
 
 
 @contextmanager

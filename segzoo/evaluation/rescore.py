@@ -5,8 +5,10 @@ programs: COCO panoptic format (a PNG folder and a JSON), COCO's results JSON, C
 masks.
 """
 
+import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,13 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
 
+from segzoo.utils.ahead import map_ahead
 from segzoo.utils.dataset_records import dataset_records
 from segzoo.utils.errors import InputError
 from segzoo.utils.json_values import Ids, as_integer, shown
 from segzoo.utils.lazy_masks import LazyMasks
 from segzoo.utils.tasks import NO_GROUND_TRUTH
+from segzoo.utils.threads import free_processors
 
 from . import prediction_io
 from .base import prediction_names
@@ -36,6 +40,8 @@ _FOLDERS = {
     "panoptic": prediction_io.PANOPTIC_NAME,
     "entity": prediction_io.ENTITY_NAME,
 }
+#: Threads that read predictions, beside those that read ground truth and score.
+READING_THREADS = 2
 _FROM_FILES = "unknown: predictions from files"
 
 
@@ -99,8 +105,11 @@ def rescore(
             model_classes=MetadataCatalog.get(dataset_name).classes,  # files index all classes
             distributed=False,
         )
-        for entry, output in saved_outputs(folder, task, dataset_name, entries):
-            evaluator.process([entry], [output])
+        with contextlib.closing(
+            saved_outputs(folder, task, dataset_name, entries)
+        ) as outputs:  # ends threads
+            for entry, output in outputs:
+                evaluator.process([entry], [output])
         results |= evaluator.evaluate()
         protocols |= evaluator_protocols(evaluator)
     protocol = {
@@ -126,20 +135,20 @@ def _saved_names(dataset_name: str) -> dict[str, str]:
 
 def saved_outputs(
     folder: Path, task: str, dataset_name: str, entries: list[dict]
-) -> Iterator[tuple[dict, dict]]:
-    """Yield each dataset dict with its saved prediction, in the form of a model's output."""
+) -> Generator[tuple[dict, dict], None, None]:
+    """Yield each dataset dict with its saved prediction, in the form of a model's output.
+
+    Threads read the next files, as many as there are processors, at most READING_THREADS.
+    """
+    threads = min(READING_THREADS, free_processors())
     if task == "semantic":
-        num_classes = len(MetadataCatalog.get(dataset_name).classes)
         names = prediction_names(entries)
         paths = [
             folder / prediction_io.LABEL_FOLDER / f"{names[entry['file_name']]}.png" for entry in entries
         ]
         _require(paths, entries)
-        check_palette = MetadataCatalog.get(dataset_name).get("check_palette")
-        for entry, path in zip(entries, paths, strict=True):
-            labels = prediction_io.load_labels(path, check_palette)
-            _check_labels(labels, num_classes, path)
-            yield entry, {"sem_seg_labels": labels}
+        outputs = map_ahead(partial(_read_labels, dataset_name), paths, threads=threads)
+        yield from zip(entries, outputs, strict=True)
         return
     if task == "instance":
         path = folder / _saved_names(dataset_name)[task]
@@ -150,26 +159,46 @@ def saved_outputs(
     annotations = _load_annotations(json_path, entries)
     paths = [folder / _FOLDERS[task] / annotation["file_name"] for annotation in annotations]
     _require(paths, entries)
-    key = f"{task}_seg"
     contiguous = _class_indices(dataset_name) if task == "panoptic" else {1: 0}
-    categories = Ids(contiguous)
-    for entry, annotation, path in zip(entries, annotations, paths, strict=True):
-        described = f"{json_path}: {annotation['file_name']}"
-        segments = []
-        for segment in annotation["segments_info"]:
-            segment_id = as_integer(segment.get("id")) if isinstance(segment, dict) else None
-            if segment_id is None or not 0 < segment_id < 1 << 24:
-                raise InputError(
-                    f"{described} has the segment {shown(segment)}; expected one with an id in 1..2**24-1"
-                )
-            category = categories.find(segment.get("category_id"))
-            if category is None:
-                raise InputError(
-                    f"{described} has category_id {shown(segment.get('category_id'))}, expected the category "
-                    f"ids of {dataset_name} (segment {segment_id})"
-                )
-            segments.append({**segment, "id": segment_id, "category_id": contiguous[category]})
-        yield entry, {key: SegmentMap(prediction_io.load_ids(path), segments)}
+    read_segments = partial(_read_segments, dataset_name, json_path, contiguous, Ids(contiguous))
+    for entry, segments in zip(
+        entries, map_ahead(read_segments, annotations, paths, threads=threads), strict=True
+    ):
+        yield entry, {f"{task}_seg": segments}
+
+
+def _read_labels(dataset_name: str, path: Path) -> dict[str, np.ndarray]:
+    metadata = MetadataCatalog.get(dataset_name)
+    labels = prediction_io.load_labels(path, metadata.get("check_palette"))
+    _check_labels(labels, len(metadata.classes), path)
+    return {"sem_seg_labels": labels}
+
+
+def _read_segments(
+    dataset_name: str,
+    json_path: Path,
+    contiguous: dict[int, int],
+    categories: Ids,
+    annotation: dict,
+    path: Path,
+) -> SegmentMap:
+    """Read the segments of an image; `contiguous`: {category id in the JSON: class index}."""
+    described = f"{json_path}: {annotation['file_name']}"
+    segments = []
+    for segment in annotation["segments_info"]:
+        segment_id = as_integer(segment.get("id")) if isinstance(segment, dict) else None
+        if segment_id is None or not 0 < segment_id < 1 << 24:
+            raise InputError(
+                f"{described} has the segment {shown(segment)}; expected one with an id in 1..2**24-1"
+            )
+        category = categories.find(segment.get("category_id"))
+        if category is None:
+            raise InputError(
+                f"{described} has category_id {shown(segment.get('category_id'))}, expected the category "
+                f"ids of {dataset_name} (segment {segment_id})"
+            )
+        segments.append({**segment, "id": segment_id, "category_id": contiguous[category]})
+    return SegmentMap(prediction_io.load_ids(path), segments)
 
 
 def _check_labels(labels: np.ndarray, num_classes: int, path: Path) -> None:

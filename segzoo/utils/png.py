@@ -31,6 +31,27 @@ def _decoders() -> dict[type, Callable[..., Any]] | None:
         return None
 
 
+def raw_png_mode(image: Image.Image) -> str | None:
+    """Return how Pillow describes the stored pixels of an opened PNG that is not loaded, or None.
+
+    None also stands for an animation.
+    """
+    tiles: Any = getattr(image, "tile", ())
+    if image.format != "PNG" or getattr(image, "fp", None) is None or len(tiles) != 1:
+        return None
+    return str(tiles[0][3]) if getattr(image, "n_frames", 1) == 1 else None
+
+
+def png_content(image: Any) -> bytes:
+    """Return the bytes of the file of an opened PNG, which stays unloaded."""
+    position = image.fp.tell()
+    try:
+        image.fp.seek(0)
+        return image.fp.read()
+    finally:
+        image.fp.seek(position)
+
+
 def png_pixels(image: Image.Image) -> np.ndarray | None:
     """Return the pixels of an opened PNG that is not loaded, as `np.asarray(image)` does; it stays unloaded.
 
@@ -42,21 +63,15 @@ def png_pixels(image: Image.Image) -> np.ndarray | None:
         installed, another format, an animation, values of fewer than 8 bits or several of 16, gray with
         alpha, or data that kornia-rs refuses.
     """
-    decoders, file = _decoders(), getattr(image, "fp", None)
-    tiles: Any = getattr(image, "tile", ())
-    if decoders is None or image.format != "PNG" or file is None or len(tiles) != 1:
+    decoders, raw_mode = _decoders(), raw_png_mode(image)
+    mode, kind, dtype = _STORED.get(raw_mode or "", ("", "", np.uint8))
+    if decoders is None or not mode or mode != image.mode:
         return None
-    mode, kind, dtype = _STORED.get(str(tiles[0][3]), ("", "", np.uint8))
-    if mode != image.mode or getattr(image, "n_frames", 1) > 1:
-        return None
-    (width, height), position = image.size, file.tell()
+    width, height = image.size
     try:
-        file.seek(0)
-        pixels = np.asarray(decoders[dtype](file.read(), (height, width), kind))
+        pixels = np.asarray(decoders[dtype](png_content(image), (height, width), kind))
     except Exception:  # Pillow reports what is wrong with the file
         return None
-    finally:
-        file.seek(position)
     pixels = pixels[:, :, 0] if pixels.ndim == 3 and kind == "mono" else pixels
     channels = () if kind == "mono" else (len(mode),)
     is_expected = pixels.dtype == dtype and pixels.shape == (height, width, *channels)

@@ -6,6 +6,13 @@ import pytest
 from segzoo.data.label_ops import count_values, look_up
 
 
+@pytest.fixture(params=["compiled", "OpenCV"])
+def _counting(request, monkeypatch):
+    if request.param == "OpenCV":
+        monkeypatch.setattr("segzoo.data.label_ops.load_loops", lambda module: None)
+
+
+@pytest.mark.usefixtures("_counting")
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("shape", [(1, 1), (37, 53), (0, 5)])
 def test_every_value_is_counted(dtype, shape):
@@ -18,11 +25,13 @@ def test_every_value_is_counted(dtype, shape):
     )
 
 
+@pytest.mark.usefixtures("_counting")
 def test_a_view_with_gaps_is_counted_as_it_is_seen():
     values = np.arange(48, dtype=np.uint8).reshape(6, 8)[::2, 1::3]
     assert np.flatnonzero(count_values(values)).tolist() == sorted(values.ravel().tolist())
 
 
+@pytest.mark.usefixtures("_counting")
 def test_counts_are_exact_beyond_what_float32_can_hold():
     """2**24 + 1, the first whole number that float32 rounds."""
     values = np.zeros((4097, 4096), dtype=np.uint8)

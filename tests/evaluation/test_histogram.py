@@ -40,11 +40,16 @@ def test_argmax_of_a_view_that_is_not_contiguous():
 
 
 @pytest.mark.parametrize(("num_classes", "ignore"), [(6, 255), (255, 255), (256, 65535), (847, 65535)])
-def test_label_histogram_counts_every_pair_once(num_classes, ignore):
+@pytest.mark.parametrize("run", [1, 23])
+def test_label_histogram_counts_every_pair_once(num_classes, ignore, run):
     rng = np.random.default_rng(num_classes)
     prediction = rng.integers(0, num_classes, (23, 37)).astype(histogram.label_dtype(num_classes))
     truth = rng.integers(0, num_classes, (23, 37)).astype(np.uint8 if ignore == 255 else np.uint16)
     truth[rng.random(truth.shape) < 0.2] = ignore
+    if run > 1:  # runs of equal pixels, with single ones between them
+        prediction, truth = np.repeat(prediction, run, axis=1), np.repeat(truth, run - 1, axis=1)
+        truth = np.hstack([truth, truth[:, :37]])
+        prediction[:, 1::100] = 0
     table = histogram.label_histogram(prediction, truth, num_classes, ignore)
     expected = Counter(
         (p, num_classes if t == ignore else t)
@@ -70,11 +75,13 @@ def test_a_label_out_of_range_is_named(prediction, truth, message):
         histogram.label_histogram(np.array(prediction, np.uint8), np.array(truth, np.uint8), 5, 255)
 
 
-def test_pair_histogram_counts_pairs_of_sparse_ids_and_those_not_listed():
+@pytest.mark.parametrize("run", [1, 23])
+def test_pair_histogram_counts_pairs_of_sparse_ids_and_those_not_listed(run):
     rng = np.random.default_rng(3)
     true_ids, predicted_ids = np.unique(rng.integers(0, 1 << 24, 300)), np.array([0, 4, 9, 1 << 23])
     first = true_ids[rng.integers(0, len(true_ids), (31, 45))].astype(np.int64)
     second = rng.choice([*predicted_ids, 5, 1 << 20], (31, 45)).astype(np.int32)
+    first, second = np.repeat(first, run, axis=1), np.repeat(second, run, axis=0).reshape(31, -1)
     listed = true_ids[10:]
     table = histogram.pair_histogram(first, second, listed, predicted_ids)
     position = {value: index for index, value in enumerate(listed.tolist())}
