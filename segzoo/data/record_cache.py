@@ -94,14 +94,18 @@ def cached_records(
 
 
 def cache_folder() -> Path | None:
-    """Return SEGZOO_DATASET_CACHE, else a folder in the user's cache folder; None if it is off."""
+    """Return SEGZOO_DATASET_CACHE, else one in the user's cache folder; None if it is off or not found."""
     named = os.environ.get(VARIABLE, "")
     if named.lower() in ("off", "0"):
         return None
-    if named:
-        return Path(named).expanduser()
     user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(user).expanduser() / "segzoo" / "datasets"
+    folder = Path(named or Path(user, "segzoo", "datasets"))
+    try:
+        return folder.expanduser()
+    except RuntimeError as error:
+        # A container may run as a user without a home folder.
+        _report(folder, error)
+        return None
 
 
 @cache

@@ -29,7 +29,7 @@ class StoredRecords(Sequence[Record]):
 
     Args:
         content: what `write_records` has written.
-        path: the file that `content` is mapped from; with it another process gets the same mapping.
+        path: the file that `content` is mapped from; while it exists another process gets the same mapping.
         added: entries that every record gets.
 
     Attributes:
@@ -82,8 +82,9 @@ class StoredRecords(Sequence[Record]):
         return (self[index] for index in range(len(self)))
 
     def __reduce__(self) -> tuple:
-        if self._path is None:
-            return StoredRecords, (self._content, None, self._added)
+        # The file may have been removed since; the mapping keeps its content.
+        if self._path is None or not self._path.exists():
+            return StoredRecords, (bytes(self._content), None, self._added)
         return _reopened, (self._path, self._added)
 
     def with_entries(self, added: Mapping[str, Any]) -> "StoredRecords":

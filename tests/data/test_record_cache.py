@@ -264,6 +264,22 @@ def test_the_folder_follows_the_users_cache_folder(monkeypatch):
     assert str(record_cache.cache_folder()) == "/home/me/.cache/segzoo/datasets"
 
 
+@pytest.mark.parametrize("named", ["", "~/cache"])
+def test_a_user_without_a_home_folder_reads_by_himself(tmp_path, parsed, caplog, monkeypatch, named):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("SEGZOO_DATASET_CACHE", named)
+
+    def no_home(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(type(tmp_path), "expanduser", no_home)
+    register_dataset_file(write_street(tmp_path / "street"))
+    with caplog.at_level(logging.WARNING):
+        assert DatasetCatalog.get("street_train") == list(dataset_records("street_train"))
+    assert "Could not determine home directory" in caplog.text
+    assert len(parsed) == 1
+
+
 def test_sizes_read_from_images_are_not_kept(tmp_path, cache, parsed):
     folder = tmp_path / "street"
     register_dataset_file(write_street(folder))
@@ -388,7 +404,11 @@ def test_records_can_be_sent_to_another_process(tmp_path):
         sent = pickle.loads(pickle.dumps(records.with_entries({"exif": "ignore"})))
         assert list(sent) == [{"a": 1, "exif": "ignore"}, {"a": 2, "exif": "ignore"}]
         assert list(records) == [{"a": 1}, {"a": 2}]
-    assert len(pickle.dumps(open_records(path))) < 200 + len(str(path))
+    mapped = open_records(path)
+    assert len(pickle.dumps(mapped)) < 200 + len(str(path))
+    # The folder may be deleted at any time.
+    path.unlink()
+    assert list(pickle.loads(pickle.dumps(mapped))) == [{"a": 1}, {"a": 2}]
 
 
 def test_values_of_numpy_are_not_stored():
