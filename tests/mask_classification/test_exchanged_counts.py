@@ -99,3 +99,40 @@ def test_a_loss_derived_from_cross_entropy_divides_as_it_wants():
         torch.manual_seed(0)
         found.append(model(2 * labels())["loss_sem_seg"].item())
     assert found[1] > found[0]
+
+
+def test_a_loss_derived_from_cross_entropy_may_replace_forward():
+    class Halved(CrossEntropy):
+        def forward(self, logits, labels):
+            return super().forward(logits, labels) / 2
+
+    model = pixel_model("pspnet_mmseg", 3, *TINY)
+    found = []
+    for model.loss in (CrossEntropy(), Halved()):
+        torch.manual_seed(0)
+        found.append(model(2 * labels())["loss_sem_seg"])
+    torch.testing.assert_close(2 * found[1], found[0])
+
+
+def test_a_derived_criterion_may_give_other_targets(make_scene, monkeypatch):
+    scene, criterion, sent = make_scene(), make_criterion(), []
+    pretend_processes(monkeypatch, 1, lambda counts: sent.append(counts.tolist()))
+    others = [min(scene.targets, key=len)] * len(scene.targets)
+    expected = criterion(scene.outputs, others, RandomPoints(seed=1))
+    early = criterion.exchange(scene.targets, scene.num_queries)
+    losses = criterion({**scene.outputs, "exchanged": early}, others, RandomPoints(seed=1))
+    assert sent[2] == sent[0] != sent[1]
+    torch.testing.assert_close(losses, expected, rtol=0, atol=0)
+
+
+def test_a_derived_model_may_give_other_labels(monkeypatch):
+    model = pixel_model("pspnet_mmseg", 3, *TINY)
+    own, sent = model.losses, []
+    pretend_processes(monkeypatch, 1, lambda counts: sent.append(counts.tolist()))
+    sync_batch_norm_on_cpu(model, 1)
+    monkeypatch.setattr(
+        model, "losses", lambda outputs, labels: own(outputs, labels.where(labels > 0, 255)), raising=False
+    )
+    model(2 * labels())
+    labeled = sum(int((one["sem_seg"] % 255 > 0).sum()) for one in 2 * labels())
+    assert sent[-1] == [labeled]

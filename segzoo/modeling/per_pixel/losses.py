@@ -139,8 +139,8 @@ class CrossEntropy(PixelLoss):
         super().__init__(**shared)
 
     def exchange(self, labels: Tensor) -> PendingMeans | None:
-        # A subclass may divide by something else.
-        own = type(self).compare is CrossEntropy.compare
+        # A subclass may divide by something else, or not take what was exchanged.
+        own = type(self).compare is CrossEntropy.compare and type(self).forward is PixelLoss.forward
         return self._exchange_weight(self._zoomed(labels)) if own else None
 
     def compare(self, logits: Tensor, labels: Tensor, exchanged: PendingMeans | None = None) -> Tensor:

@@ -148,7 +148,8 @@ class PerPixelSegmentor(Segmentor):
     def exchange(self, targets: Tensor) -> Any:
         """Start to exchange what the loss of each supervised output is divided by, see `PixelLoss`."""
         exchange = getattr(self.loss, "exchange", None)
-        return None if exchange is None else exchange(targets)
+        pending = None if exchange is None else exchange(targets)
+        return None if pending is None else (targets, pending)
 
     def losses(self, outputs: dict[str, Any], targets: Tensor) -> dict[str, Tensor]:
         """Compute the loss of each supervised output, and add the losses that the heads computed.
@@ -156,9 +157,9 @@ class PerPixelSegmentor(Segmentor):
         Raises:
             ValueError: two losses have the same name.
         """
-        exchanged = outputs.get("exchanged")
-        # A loss of another package may take nothing else.
-        compared = (targets,) if exchanged is None else (targets, exchanged)
+        labels, pending = outputs.get("exchanged") or (None, None)
+        # A derived class may give other targets, and a loss of another package may take nothing else.
+        compared = (targets, pending) if labels is targets else (targets,)
         losses = {"loss_sem_seg": self.loss_weight * self.loss(outputs["sem_seg_logits"], *compared)}
         for name, logits in outputs["supervised"].items():
             weight = self.loss_weight * self.sem_seg_head.loss_weights.get(name, 1.0)

@@ -41,7 +41,7 @@ class PendingCounts:
     """Counts of a layer on their way between processes.
 
     Attributes:
-        num_queries: Q that they are for.
+        targets, num_queries: what they are for.
     """
 
     def __init__(self, num_masks: int, num_matched: int, targets: Sequence[SegmentTargets], num_queries: int):
@@ -52,7 +52,7 @@ class PendingCounts:
             num_matched: number of their queries with a segment.
             targets: of the N images.
         """
-        self.num_queries = num_queries
+        self.targets, self.num_queries = targets, num_queries
         unmatched = len(targets) * num_queries - num_matched
         self._means = PendingMeans([num_masks, num_matched, unmatched], targets[0].classes.device)
 

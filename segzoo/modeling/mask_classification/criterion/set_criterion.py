@@ -90,7 +90,9 @@ class SetCriterion(nn.Module):
         with without_autocast(decoded.device):
             num_queries = decoded.masks.num_queries
             pending = outputs.get("exchanged")
-            if pending is None or pending.num_queries != num_queries:
+            # A derived class may give other targets. Their numbers may agree on some processes only, so that
+            # these do not tell whether to exchange again.
+            if pending is None or pending.targets is not targets or pending.num_queries != num_queries:
                 pending = self.exchange(targets, num_queries)
             matches = self.matcher(decoded, targets, points)
             if pending is None:
