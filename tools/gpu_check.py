@@ -204,8 +204,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for problem in problems:
         print(problem, file=sys.stderr)
     # As an error, so that the running section is ended, too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    report = run_sections(args, problems, until)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        report = run_sections(args, problems, until)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return int(any(section["problem"] for section in report["sections"].values()))
 
 

@@ -1,6 +1,7 @@
 """tools/gpu_check.py, tried on a CPU with small sizes: no section loses the rows of another, or its own."""
 
 import json
+import signal
 import sys
 import zipfile
 from pathlib import Path
@@ -76,7 +77,9 @@ pathlib.Path({str(seen)!r}).write_text(text)
     monkeypatch.setattr(check, "command", lambda name, args, limit: [sys.executable, "-c", code])
     monkeypatch.setattr(check, "REPORT_EVERY", 0.3)
     monkeypatch.setattr(check.wheels, "MODULES", ("torch", "no_such_module"))
+    handler = signal.getsignal(signal.SIGTERM)
     assert check.main(["--output", str(tmp_path), "--sections", "step", "--device", "cpu"]) == 0
+    assert signal.getsignal(signal.SIGTERM) is handler
     section = json.loads(seen.read_text())["sections"]["step"]
     assert (section["problem"], section["rows"]) == ("was running when the script ended", [{"ms": 2}])
     assert json.loads(report.read_text())["sections"]["step"]["problem"] == ""
