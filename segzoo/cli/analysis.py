@@ -81,12 +81,19 @@ def with_deviation(found: float, known: float | None) -> str:
 
 
 def analyze(args: argparse.Namespace) -> int:
-    """Print parameters and GFLOPs of the named models; return the exit status."""
+    """Print parameters and GFLOPs, or the peak memory, of the named models; return the exit status."""
     names = [*args.names, *args.config_file]
     if args.all:
         names += [name for name, info in known_models().items() if info.published]
     if not names and weights_in(args.opts):
         names = [weights_in(args.opts)]
+    if args.memory:
+        # Imported here: it is not needed to count.
+        from .memory import show_memory
+
+        return show_memory(args, names)
+    if args.batch is not None or args.measure:
+        raise InputError("--batch and --measure are options of --memory; add it")
     if not names:
         raise InputError("no model given; give a name that `segzoo zoo` lists, a YAML file, or --all")
     results = []

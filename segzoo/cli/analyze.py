@@ -1,4 +1,4 @@
-"""`segzoo analyze`: count parameters and GFLOPs of models, part by part, beside the published ones."""
+"""`segzoo analyze`: parameters and GFLOPs of models beside the published ones, or their peak memory."""
 
 import argparse
 
@@ -13,6 +13,9 @@ examples:
     %(prog)s --config-file my.yaml --size 512 1024
   a checkpoint of segzoo, which holds its configuration:
     %(prog)s output/street/model_best.pth
+  peak memory of training and inference, predicted, for ten common models or for one:
+    %(prog)s --memory
+    %(prog)s semantic/ade20k/segformer_mit_b2 --memory --size 512 512 --batch 8
   with another backbone, as JSON:
     %(prog)s semantic/ade20k/pspnet_r50_v1s_100ep --json MODEL.BACKBONE.VARIANT r101
 
@@ -23,7 +26,8 @@ exit status: 0 done, 2 wrong input
 def build_parser() -> CommandLine:
     parser = CommandLine(
         "analyze",
-        description="Count parameters and GFLOPs of models, part by part, beside the published ones.",
+        description="Count parameters and GFLOPs of models, part by part, beside the published ones; or "
+        "predict their peak memory.",
         epilog=EXAMPLES,
     )
     parser.add_argument("names", nargs="*", type=name_or_path, help="the same as --config-file")
@@ -37,9 +41,22 @@ def build_parser() -> CommandLine:
         nargs=2,
         type=whole_number(1),
         metavar=("HEIGHT", "WIDTH"),
-        help="image size; default: that of the published numbers",
+        help="image size; default: that of the published numbers, 512 512 with --memory",
     )
     counting.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    memory = parser.group("memory")
+    memory.add_argument(
+        "--memory",
+        action="store_true",
+        help="print the peak memory of training and inference on a CPU; predicted in seconds to minutes "
+        "without computing. Without a model: of ten common ones",
+    )
+    memory.add_argument(
+        "--batch", type=whole_number(1), metavar="N", help="images of a step and of a prediction; default: 2"
+    )
+    memory.add_argument(
+        "--measure", action="store_true", help="also run the model and measure, on Linux; takes far longer"
+    )
     parser.add_overrides(data_is_overrides=True)
     return parser
 
