@@ -26,15 +26,15 @@ END = "<!-- end -->"
 # version found on Zen 1, if it had the case. README.md shows these and docs/speed.md all.
 FIRST = {
     "evaluation semantic-scores-512x683x150": "4.9x",
-    "evaluation semantic-labels-512x683x150": "5.5x",
+    "evaluation_files labels-png-512x683x150-hotcoco": "0.72x",
     "evaluation panoptic-png": "2.5x",
-    "evaluation entity-ap": "25x",
+    "evaluation_files panoptic-png-hotcoco": "0.32x",
+    "evaluation_peers entity-ap-hotcoco": "2.4x",
     "model segformer-b0-512-transformers": "3.0x",
     "model segformer-b0-512-mmseg": "1.8x",
     "mask2former r50-512x512-panoptic-transformers": "1.7x",
     "training_step r50-512-transformers": "",
-    "criterion mask2former-1024": "",
-    "loading semantic-480x360-opencv": "",
+    "loading semantic-480x360-opencv": "0.59x",
 }
 # What has to be equal in a file and in the run that is added to it.
 CONDITIONS = ("processor", "threads", "clock", "beside", "torch", "gpu")

@@ -5,6 +5,7 @@ Shape shorthand: H W pixels of an image.
 
 import contextlib
 import io
+import itertools
 import json
 import tempfile
 from functools import partial
@@ -29,6 +30,8 @@ IMAGES = 40
 SIZE = (480, 640)
 LABEL_SIZE = (512, 683)
 CLASSES = 150
+# Each measurement registers its dataset anew.
+_numbers = itertools.count()
 
 
 def _label_files(folder: Path) -> list[tuple[Path, Path]]:
@@ -49,7 +52,7 @@ def labels_from_png() -> Pair:
 
     temporary = tempfile.TemporaryDirectory()
     pairs = _label_files(Path(temporary.name))
-    name = "benchmark_label_files"
+    name = f"benchmark_label_files_{next(_numbers)}"
     entries = [{"file_name": str(truth), "image_id": i} for i, (truth, _) in enumerate(pairs)]
     DatasetCatalog.register(name, lambda: entries)
     MetadataCatalog.get(name).set(
