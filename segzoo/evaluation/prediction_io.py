@@ -13,7 +13,7 @@ from PIL import Image
 
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import atomic_path
-from segzoo.utils.label_png import label_array, label_pixels
+from segzoo.utils.label_png import label_array, label_pixels, plain_label_pixels
 from segzoo.utils.png import decoded_png, png_pixels
 
 from .histogram import ids_from_rgb
@@ -46,6 +46,9 @@ def load_labels(path: Path, check_palette: Callable[..., None] | None = None) ->
         check_palette: function of the dataset's metadata that raises InputError if a palette shows classes
             in the colors of others.
     """
+    plain = _plain(path)
+    if plain is not None and plain.dtype == np.uint8:
+        return plain
     with _opened(path) as opened:
         image = opened if opened.mode != "P" else _decoded(opened)
         labels = label_array(image)
@@ -102,6 +105,9 @@ def save_ids(path: Path, ids: np.ndarray) -> None:
 
 def load_ids(path: Path) -> np.ndarray:
     """Read a COCO panoptic PNG as (H, W) int32 ids."""
+    plain = _plain(path)
+    if plain is not None and plain.dtype == np.int32:
+        return plain
     with _opened(path) as image:
         codes = label_pixels(image) if image.mode == "RGB" else None
         if codes is not None:
@@ -126,6 +132,14 @@ def load_mask(path: Path) -> np.ndarray:
 def _save_png(path: Path, image: Image.Image) -> None:
     with atomic_path(path, durable=False) as temporary:
         image.save(temporary, format="PNG", compress_level=_FAST)
+
+
+def _plain(path: Path) -> np.ndarray | None:
+    """Return the labels of a plain PNG, or None: then opening it tells what it is, or what is wrong."""
+    try:
+        return plain_label_pixels(path.read_bytes())
+    except OSError:
+        return None
 
 
 def _open(path: Path) -> Image.Image:

@@ -186,18 +186,38 @@ def random_png(rng):
 @pytest.mark.filterwarnings("ignore")
 def test_random_and_damaged_files_have_pillows_pixels_or_are_left_to_it():
     rng = np.random.default_rng(11)
-    decoded = 0
+    decoded = {"opened": 0, "plain": 0}
     for _ in range(1500):
         content = random_png(rng)
+        plain = label_png.plain_label_pixels(content)
         try:
             image = opened(content)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            assert plain is None
             continue  # not even Pillow's header
-        found = label_png.label_pixels(image)
-        if found is not None:
-            decoded += 1
-            np.testing.assert_array_equal(found, as_numbers(np.asarray(opened(content))))
-    assert decoded > 500
+        for way, found in (("opened", label_png.label_pixels(image)), ("plain", plain)):
+            if found is not None:
+                decoded[way] += 1
+                np.testing.assert_array_equal(found, as_numbers(np.asarray(opened(content))))
+    assert decoded["opened"] > 500
+    assert decoded["plain"] > 200
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_plain_file_needs_no_pillow(mode, tmp_path, monkeypatch):
+    pixels = values(mode, 12, 37)
+    path = tmp_path / "labels.png"
+    path.write_bytes(png(mode, 12, 37, filtered(pixels, [4] * 12)))
+    monkeypatch.setattr(prediction_io.Image, "open", lambda *_: pytest.fail("opened"))
+    load = prediction_io.load_ids if mode == "RGB" else prediction_io.load_labels
+    np.testing.assert_array_equal(load(path), as_numbers(pixels))
+
+
+def test_more_pixels_than_pillow_opens_are_left_to_it(monkeypatch):
+    content = png("L", 12, 37, filtered(values("L", 12, 37), [4] * 12))
+    assert label_png.plain_label_pixels(content) is not None
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 12 * 37 - 1)
+    assert label_png.plain_label_pixels(content) is None
 
 
 @pytest.mark.parametrize("mode", COLOR_TYPES)
