@@ -1,11 +1,13 @@
 """Measurement of peak memory on the CPU, in a process of its own."""
 
+import concurrent.futures.process
 import ctypes
 import gc
 import multiprocessing
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -31,13 +33,29 @@ def measure(kind: str, job: Job) -> Measured:
     """Run a kind of `JOBS` in a new process, twice: beside the profiler and alone.
 
     Raises:
-        InputError: the operating system is not Linux, which tells a process its peak.
+        InputError: the operating system is not Linux, which tells a process its peak; or the new process was
+            killed.
     """
     if not _STATUS.exists() or sys.platform != "linux":
         raise InputError("measuring the peak of a process needs Linux; predict it without --measure")
+    return in_new_process(_measured, kind, job)
+
+
+def in_new_process(function: Callable[..., Measured], *arguments: Any) -> Measured:
+    """Return the result of a function that can be pickled, called in a new process.
+
+    Raises:
+        InputError: the process was killed, as the operating system does where memory is short.
+    """
     context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_measured, (kind, job))
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+        try:
+            return pool.submit(function, *arguments).result()
+        except concurrent.futures.process.BrokenProcessPool:
+            raise InputError(
+                "the process that measured the peak was killed, perhaps because memory was short; "
+                "try a smaller --size or --batch, or predict it without --measure"
+            ) from None
 
 
 def peak_of_tensors(kind: str, job: Job) -> int:
