@@ -10,7 +10,8 @@ from typing import Any
 def map_ahead(function: Callable[..., Any], *arguments: Iterable[Any], threads: int) -> Iterator[Any]:
     """Yield `function` of one item of each iterable after the other, as `map` does, computed in threads.
 
-    At most 2 `threads` results wait. An error is raised in its turn, after the results before it.
+    At most 2 `threads` results wait. An error of the function is raised in its turn, after the results before
+    it; one of the iterables as soon as it is met.
 
     Args:
         threads: number of threads; below 2, nothing is computed ahead.
