@@ -34,6 +34,35 @@ def test_few_results_wait_and_no_thread_is_left(threads):
     assert set(threading.enumerate()) <= before
 
 
+@pytest.mark.parametrize("threads", [0, 1, 2, 5])
+@pytest.mark.parametrize("good", [0, 3, 12])
+def test_an_error_of_the_items_comes_after_the_results_before_it(threads, good):
+    def items():
+        yield from range(good)
+        raise OSError("no more items")
+
+    before = set(threading.enumerate())
+    results = map_ahead(lambda item: -item, items(), threads=threads)
+    assert [next(results) for _ in range(good)] == [-item for item in range(good)]
+    with pytest.raises(OSError, match="no more items"):
+        next(results)
+    assert list(results) == []
+    assert set(threading.enumerate()) <= before
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_consumer_that_stops_before_an_error_of_the_items_never_sees_it(threads):
+    def items():
+        yield from range(4)
+        raise OSError("no more items")
+
+    before = set(threading.enumerate())
+    results = map_ahead(lambda item: -item, items(), threads=threads)
+    assert next(results) == 0
+    results.close()
+    assert set(threading.enumerate()) <= before
+
+
 def test_items_of_different_number_are_refused():
     with pytest.raises(ValueError, match="argument 2 is shorter"):
         list(map_ahead(max, range(9), range(8), threads=2))
