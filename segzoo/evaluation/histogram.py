@@ -63,8 +63,10 @@ def label_histogram(
         pixels and row K is empty.
 
     Raises:
-        ValueError: a label is out of range; the message names it, without the file.
+        ValueError: the maps have different sizes, or a label is out of range; the message names the sizes or
+            the label, without the file.
     """
+    _check_same_shape("prediction", prediction, "ground truth", ground_truth)
     column_of = np.full(np.iinfo(ground_truth.dtype).max + 1, -1, np.int32)
     column_of[:num_classes] = np.arange(num_classes)
     if ignore_label < len(column_of):
@@ -104,7 +106,11 @@ def pair_histogram(
 
     Returns:
         (S1 + 1, S2 + 1) int64; the last row and column count ids that are not listed.
+
+    Raises:
+        ValueError: the maps have different sizes.
     """
+    _check_same_shape("first map", first, "second map", second)
     first, second = (np.ascontiguousarray(id_map, np.int32).reshape(-1) for id_map in (first, second))
     first_ids, second_ids = np.asarray(first_ids, np.int32), np.asarray(second_ids, np.int32)
     table = np.zeros((len(first_ids) + 1, len(second_ids) + 1), np.int64)
@@ -114,6 +120,12 @@ def pair_histogram(
         return table
     pairs = _positions(first_ids, first) * table.shape[1] + _positions(second_ids, second)
     return np.bincount(pairs, minlength=table.size).reshape(table.shape).astype(np.int64, copy=False)
+
+
+def _check_same_shape(name: str, one: np.ndarray, other_name: str, other: np.ndarray) -> None:
+    # Compiled loops would read beyond the smaller one.
+    if one.shape != other.shape:
+        raise ValueError(f"the {name} has shape {one.shape}, but the {other_name} {other.shape}")
 
 
 def _positions(ids: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The joint histograms against bincount, torch and loops written out here; compiled and numpy paths alike."""
 
+import re
 from collections import Counter
 
 import numpy as np
@@ -73,6 +74,19 @@ def test_label_histogram_counts_every_pair_once(num_classes, ignore, run):
 def test_a_label_out_of_range_is_named(prediction, truth, message):
     with pytest.raises(ValueError, match=message):
         histogram.label_histogram(np.array(prediction, np.uint8), np.array(truth, np.uint8), 5, 255)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (6, 4), (4, 5), (0, 6), (24,)])
+def test_maps_of_different_sizes_are_refused(size):
+    labels, others = np.zeros((4, 7), np.uint8), np.zeros(size, np.uint8)
+    for first, second in ((labels, others), (others, labels)):
+        found, expected = re.escape(str(first.shape)), re.escape(str(second.shape))
+        with pytest.raises(
+            ValueError, match=f"prediction has shape {found}, but the ground truth {expected}"
+        ):
+            histogram.label_histogram(first, second, 5, 255)
+        with pytest.raises(ValueError, match=f"first map has shape {found}, but the second map {expected}"):
+            histogram.pair_histogram(first, second, np.array([0]), np.array([0]))
 
 
 @pytest.mark.parametrize("run", [1, 23])
