@@ -3,8 +3,9 @@
 Reading COCO's 118,287 training images takes ten seconds and two gigabytes. The first process that needs them
 writes them into a file; all others, ranks and later runs, map it into memory. The environment variable
 SEGZOO_DATASET_CACHE names another folder, or is "off"; the folder may be deleted at any time on the machine
-that uses it. Nothing here fails if the folder cannot be used: a process then reads for itself. Records of
-small files are kept in the process alone.
+that uses it. A file is read only if it belongs to this user and nobody else may write to it. Nothing here
+fails if the folder cannot be used: a process then reads for itself. Records of small files are kept in the
+process alone.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ from detectron2.utils.logger import log_first_n
 from segzoo import __version__
 from segzoo.utils.files import atomic_path
 
-from .stored_records import Record, StoredRecords, open_records, write_records
+from .stored_records import Record, StoredRecords, open_for_records, open_records, write_records
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,8 @@ def cached_records(
         InputError: raised by `build`.
     """
     key = {**key, "version": __version__, "code": _code(), "python": sys.version, "marshal": marshal.version}
+    # Users of one folder have their own files: nobody reads what another one has written.
+    key["user"] = os.geteuid()
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
     readable = re.sub(r"[^\w-]", "_", name)[:60]
     file_name = f"{readable}-{digest}{SUFFIX}"
@@ -134,7 +137,7 @@ def _built_once(path: Path, build: Build) -> StoredRecords | Built:
         return found
     with contextlib.ExitStack() as stack:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock, waited = stack.enter_context(_locked(path.with_suffix(".lock"), path.name))
         except OSError as error:
             _report(path.parent, error)
@@ -161,7 +164,7 @@ def _written(path: Path, built: Built) -> StoredRecords | None:
     _make_room(path.parent)
     try:
         # A lost file is written again, so it need not survive a power failure.
-        with atomic_path(path, durable=False) as temporary, temporary.open("w+b") as stream:
+        with atomic_path(path, durable=False) as temporary, open_for_records(temporary) as stream:
             write_records(stream, built.records, built.values)
         stored = open_records(path)
     except (OSError, ValueError) as error:
@@ -171,11 +174,14 @@ def _written(path: Path, built: Built) -> StoredRecords | None:
     return stored
 
 
+def _reason(error: Exception) -> object:
+    return getattr(error, "strerror", None) or error
+
+
 def _report(folder: Path, error: Exception) -> None:
-    reason = getattr(error, "strerror", None) or error
     message = (
-        f"the records of large datasets cannot be kept in {folder} ({reason}), so each process reads them "
-        f"itself; set {VARIABLE} to a folder that can be written, or to off"
+        f"the records of large datasets cannot be kept in {folder} ({_reason(error)}), so each process reads "
+        f"them itself; set {VARIABLE} to a folder that can be written, or to off"
     )
     log_first_n(logging.WARNING, message, key="message", name=__name__)
 
@@ -187,7 +193,7 @@ def _opened(path: Path) -> StoredRecords | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, EOFError, TypeError) as error:
-        logger.info("%s is written again: %s", path, error)
+        logger.info("%s is written again: %s", path, _reason(error))
         return None
     # Its time tells when it was last used.
     with contextlib.suppress(OSError):

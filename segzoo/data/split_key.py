@@ -50,7 +50,13 @@ def cache_key(dataset: DatasetFile, split: str, found: FoundLayout) -> SplitKey 
         return None
     space = dataset.space
     values = {
-        "annotations": [str(annotations), status.st_size, status.st_mtime_ns, status.st_ino],
+        "annotations": [
+            str(annotations),
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+            status.st_ino,
+        ],
         "folders": folders,
         "dataset": [str(dataset.path.resolve()), described],
         "split": [

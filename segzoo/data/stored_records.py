@@ -5,8 +5,11 @@ as they count references. Stored ones are decoded one at a time; the pages of a 
 processes of a machine.
 """
 
+import errno
 import marshal
 import mmap
+import os
+import stat
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +19,7 @@ from typing import IO, Any, overload
 import numpy as np
 
 _MAGIC = b"SEGZOOR1"
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 # Number of records, bytes of the description, bytes of the records, checksum of all that follows.
 _HEADER = struct.Struct("<8sQQQQ")
 _OFFSET = np.dtype("<u8")
@@ -132,11 +136,22 @@ def open_records(path: Path) -> StoredRecords:
     """Map a file of `write_records` into memory.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: it cannot be opened; or it belongs to another user, or its group or all may write to it:
+            `marshal` must not read what others have made.
         ValueError: it is damaged.
     """
     with path.open("rb") as file:
+        status = os.fstat(file.fileno())
+        if status.st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, f"it belongs to the user {status.st_uid}")
+        if status.st_mode & _WRITABLE_BY_OTHERS:
+            raise PermissionError(errno.EPERM, "other users can write to it")
         return StoredRecords(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), path)
+
+
+def open_for_records(path: Path) -> IO[bytes]:
+    """Create a file, or empty one, to write records to; other users may not write to a new one."""
+    return open(path, "w+b", opener=lambda name, flags: os.open(name, flags, 0o644))
 
 
 def _reopened(path: Path, added: Mapping[str, Any]) -> StoredRecords:

@@ -175,6 +175,73 @@ def test_a_missing_image_is_reported_as_without_a_cache(tmp_path):
             DatasetCatalog.get("street_train")
 
 
+def test_a_change_that_keeps_size_and_time_is_noticed(tmp_path, parsed):
+    folder = tmp_path / "street"
+    register_dataset_file(write_street(folder))
+    (before,) = DatasetCatalog.get("street_train")
+    file = folder / "panoptic.json"
+    status, content = file.stat(), file.read_text()
+    changed = content.replace('"iscrowd": 0', '"iscrowd": 1', 1)
+    with file.open("r+") as stream:
+        stream.write(changed)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert changed != content
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    (after,) = DatasetCatalog.get("street_train")
+    assert after != before
+
+
+def _another_user(monkeypatch):
+    me = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: me + 1)
+    return me
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646, 0o600, "owner"])
+def test_a_file_that_others_may_have_written_is_not_read(cache, caplog, monkeypatch, mode):
+    cache.mkdir()
+    path, foreign = cache / "a.records", mode != 0o600
+    with path.open("w+b") as stream:
+        write_records(stream, [{"a": "theirs"}], {})
+    path.chmod(0o644 if mode == "owner" else mode)
+    if mode == "owner":
+        me = _another_user(monkeypatch)
+    with caplog.at_level(logging.INFO):
+        found = record_cache._built_once(path, lambda: Built([{"a": "mine"}], {}))
+    assert list(found) == [{"a": "mine" if foreign else "theirs"}]
+    reason = f"it belongs to the user {me}" if mode == "owner" else "other users can write to it"
+    assert (f"is written again: {reason}" in caplog.text) == foreign
+
+
+def test_what_is_written_is_read_again_whatever_the_mask_of_new_files(cache):
+    calls = []
+
+    def build():
+        calls.append(1)
+        return Built([{"a": 1}], {})
+
+    mask = os.umask(0)
+    try:
+        for _ in range(2):
+            cached_records("x", {}, build)
+            new_process()
+    finally:
+        os.umask(mask)
+    (file,) = cached_files(cache)
+    assert len(calls) == 1
+    assert file.stat().st_mode & 0o022 == 0
+    assert cache.stat().st_mode & 0o022 == 0
+
+
+def test_users_of_one_folder_have_their_own_files(cache, monkeypatch):
+    cached_records("x", {}, lambda: Built([{"a": 1}], {}))
+    new_process()
+    _another_user(monkeypatch)
+    records, _ = cached_records("x", {}, lambda: Built([{"a": 2}], {}))
+    assert list(records) == [{"a": 2}]
+    assert len(set(cached_files(cache))) == 2
+
+
 @pytest.mark.parametrize("damage", ["empty", "short", "long", "flipped", "other", "header"])
 def test_a_damaged_file_is_written_again(tmp_path, cache, parsed, damage):
     register_dataset_file(write_street(tmp_path / "street"))
