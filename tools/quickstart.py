@@ -259,7 +259,8 @@ def run_process(arguments: argparse.Namespace, resume: bool, command: str, start
     cfg = load(arguments)
     default_setup(cfg)
     with stop_on_signals() as signals:
-        signals.advice = "started again, the quickstart resumes from its last checkpoint, if there is one"
+        signals.continued_by = "the same command"
+        signals.advice = signals.advice_to_continue()
         signals.resume_command = command
         model, results = train(cfg, resume)
     if not comm.is_main_process():

@@ -38,7 +38,7 @@ def _train_or_evaluate(cfg: CfgNode, args: argparse.Namespace, signals: StopSign
         signals.advice = "nothing was trained yet"
     trainer = find_trainer(cfg)(cfg, trust_checkpoint=args.trust_checkpoint)
     trainer.resume_or_load(resume=args.resume)
-    signals.advice = StopSignals().advice
+    signals.advice = signals.advice_to_continue()
     signals.resume_command = resume_command(args, cfg.OUTPUT_DIR)
     trainer.train()
     return {}

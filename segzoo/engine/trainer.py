@@ -409,7 +409,7 @@ class Trainer(TrainerBase):
         # The parent of the processes may end the others as soon as one has ended.
         comm.synchronize()
         raise signals.stopped(
-            f"stopped after iteration {self.storage.iter}; --resume continues from there, "
+            f"stopped after iteration {self.storage.iter}; {signals.continued_by} continues from there, "
             f"{self.checkpointer.get_checkpoint_file()}"
         )
 

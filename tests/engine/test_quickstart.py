@@ -59,6 +59,8 @@ def test_an_interrupted_quickstart_of_two_processes_resumes_and_finishes(tmp_pat
         first.kill()
     text = (tmp_path / "first.txt").read_text()
     assert status == -signal.SIGINT, text  # 130 in a shell
+    assert "the same command continues from there" in text
+    assert "--resume" not in text
     assert f"To resume: {sys.executable} tools/quickstart.py --output {output}" in text
     stopped_after = _iterations(output / "metrics.json")[-1]
     assert stopped_after < ITERATIONS - 1

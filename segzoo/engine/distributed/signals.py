@@ -69,19 +69,25 @@ class StopSignals:
 
     Attributes:
         received: the signal that asks for an end, None before.
+        continued_by: what continues the training from its last checkpoint, in words.
         advice: what to do after an end at which nothing could be saved.
         resume_command: command that resumes the job, "" where it is not known.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self.advice = "--resume continues from the last checkpoint, if there is one"
+        self.continued_by = "--resume"
+        self.advice = self.advice_to_continue()
         self.resume_command = ""
         self._owner = os.getpid()
         self._waiting_for_iteration = False
         self._raised = self._acknowledged = self._saves_alone = False
         self._last_iteration: int | None = None
         self._key = f"segzoo/stop/{next(_numbers)}"
+
+    def advice_to_continue(self) -> str:
+        """Return the advice while a training runs."""
+        return f"{self.continued_by} continues from the last checkpoint, if there is one"
 
     def handle(self, number: int, frame: object = None) -> None:
         """Handle a signal."""
@@ -328,7 +334,8 @@ def evaluating(trainer: object) -> Iterator[None]:
             raise
         _active.save_alone(save)
         raise _active.stopped(
-            f"stopped at once, in an evaluation; --resume continues after iteration {trainer.storage.iter}"
+            f"stopped at once, in an evaluation; {_active.continued_by} continues after iteration "
+            f"{trainer.storage.iter}"
         ) from None
 
 
