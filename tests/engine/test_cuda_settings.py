@@ -1,8 +1,5 @@
 """TF32, cuDNN's benchmark and compiled parts in a training; not where results have to be exact."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import nn
@@ -10,6 +7,8 @@ from torch import nn
 from segzoo.config.defaults import default_config
 from segzoo.engine import Predictor, Trainer
 from segzoo.engine.cuda_settings import exact_settings, training_settings
+from segzoo.layers import conv
+from tests.engine import warm
 from tests.engine.toy_training import ToyTrainer, toy_cfg
 
 
@@ -44,26 +43,22 @@ def test_an_error_leaves_the_settings_as_they_were():
     assert found() == before
 
 
-SET_BY_THE_PROGRAM = """
-import torch
-{setting}
-from segzoo.config.defaults import default_config
-from segzoo.engine.cuda_settings import exact_settings, training_settings
-from segzoo.layers import conv
+def program_that_sets_the_precision(setting):
+    """For `warm.start`: a program that has used one of the newer names."""
 
-def found():
-    cudnn = torch.backends.cudnn
-    parts = torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn
-    return [part.fp32_precision for part in parts], conv._convolves_in_tf32()
+    def found_by_newer_names():
+        cudnn = torch.backends.cudnn
+        parts = torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn
+        return [part.fp32_precision for part in parts], conv._convolves_in_tf32()
 
-before = found()
-with training_settings(default_config()):
-    assert found() == (["tf32"] * 3, True)
-    with exact_settings():
-        assert found() == (["ieee"] * 3, False)
-    assert found() == (["tf32"] * 3, True)
-assert found() == before
-"""
+    exec(setting)
+    before = found_by_newer_names()
+    with training_settings(default_config()):
+        assert found_by_newer_names() == (["tf32"] * 3, True)
+        with exact_settings():
+            assert found_by_newer_names() == (["ieee"] * 3, False)
+        assert found_by_newer_names() == (["tf32"] * 3, True)
+    assert found_by_newer_names() == before
 
 
 @pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="needs PyTorch's newer settings")
@@ -75,11 +70,10 @@ assert found() == before
         "torch.backends.cudnn.fp32_precision = 'ieee'",
     ],
 )
-def test_a_program_may_set_the_precision_by_the_newer_names(setting):
+def test_a_program_may_set_the_precision_by_the_newer_names(tmp_path, setting):
     """In a process of its own: PyTorch remembers which names were used."""
-    code = SET_BY_THE_PROGRAM.format(setting=setting)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    process = warm.start(tmp_path / "output", program_that_sets_the_precision, setting)
+    assert process.status() == 0, process.output
 
 
 def test_the_trainer_compiles_the_parts_that_its_keys_name(tmp_path, monkeypatch):

@@ -114,6 +114,7 @@ def smaller(section: CfgNode, prefix: str, read: Collection[str]) -> list:
         read: the sections of Detectron2's own networks that the method reads.
     """
     limits = {"DEC_LAYERS": 2, "TRANSFORMER_ENC_LAYERS": 1, "NUM_OBJECT_QUERIES": 15, "TRAIN_NUM_POINTS": 256}
+    limits |= {"ENC_LAYERS": 1, "THING_LAYERS": 2, "STUFF_LAYERS": 2}
     limits |= {"BATCH_SIZE_PER_IMAGE": 16, "PRE_NMS_TOPK_TRAIN": 100, "POST_NMS_TOPK_TRAIN": 40}
     limits |= {"PRE_NMS_TOPK_TEST": 100, "POST_NMS_TOPK_TEST": 40}
     overrides = []
