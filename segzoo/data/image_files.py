@@ -10,7 +10,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from segzoo.utils.errors import InputError
-from segzoo.utils.label_png import is_label_png
+from segzoo.utils.label_png import is_label_png, read_plain_labels
 from segzoo.utils.png import decoded_png
 
 # Pillow warns about large images in two lines each, and rejects those of twice that size: see `opened_file`.
@@ -82,11 +82,24 @@ def opened_file(file_name: str) -> Iterator[tuple[ImageFile.ImageFile, BinaryIO]
         UnsuitableFileError: a TIFF with several pages, or with bands or a sample format that Pillow does not
             read or reads wrong.
     """
+    with _reported(file_name) as file, _opened(file, file_name) as image:
+        yield image, file
+
+
+@contextmanager
+def _opened(file: BinaryIO, file_name: str) -> Iterator[ImageFile.ImageFile]:
+    with Image.open(file) as image:
+        _check_pages(image, file_name)
+        _check_planes(image, file_name)
+        yield image
+
+
+@contextmanager
+def _reported(file_name: str) -> Iterator[BinaryIO]:
+    """Open a file, and explain in one line what Pillow raises for it in the body of the `with`."""
     try:
-        with PathManager.open(file_name, "rb") as file, Image.open(file) as image:
-            _check_pages(image, file_name)
-            _check_planes(image, file_name)
-            yield image, file
+        with PathManager.open(file_name, "rb") as file:
+            yield file
     except InputError:
         raise
     except FileNotFoundError:
@@ -135,7 +148,7 @@ def opened_labels(
     Args:
         as_stored: apply no orientation. By default the orientation of a TIFF is applied, and no other.
         decoded: False leaves PNGs to `label_array` and `rgb_codes`, which are faster, in the body of the
-            `with`.
+            `with`; and yields `PlainLabels` in the place of the image of a plain PNG.
 
     Yields:
         The image, and its EXIF orientation, 1 (upright) to 8, unless that was applied (then 1).
@@ -144,30 +157,42 @@ def opened_labels(
         LossyLabelsError: the format is lossy.
         UnsuitableFileError: an animation, or 16 bits in several channels. See also `opened_file`.
     """
-    with opened_file(file_name) as (image, file):
-        lossy = lossy_format(image, file)
-        if lossy is not None:
-            raise LossyLabelsError(
-                f"{file_name}: holds labels as {lossy}, a lossy format that changes values; export them "
-                "again from their source as PNG (converting this file does not undo the changes)"
-            )
-        frames = 1 if image.format == "TIFF" else getattr(image, "n_frames", 1)
-        if frames > 1:
-            raise UnsuitableFileError(
-                f"{file_name}: holds labels as an animation of {frames} frames, of which only one would be "
-                "read; save each frame as a separate file"
-            )
-        if is_deep_color(image):
-            raise UnsuitableFileError(
-                f"{file_name}: holds labels in several channels of 16 bits, of which only 8 would be read; "
-                "save one channel of 8 or 16 bits (for colors, as in panoptic labels, three of 8)"
-            )
-        if not decoded and image.mode != "P" and is_label_png(image):  # a palette is read from a loaded image
-            yield image, orientation_of(image)
+    with _reported(file_name) as file:
+        plain = None if decoded else read_plain_labels(file)
+        if plain is not None:
+            yield cast(Image.Image, plain), 1
             return
-        is_tiff = image.format == "TIFF"
-        upright, orientation = load_oriented(image, apply_exif=is_tiff and not as_stored)
-        yield upright, 1 if is_tiff else orientation
+        file.seek(0)
+        with _opened(file, file_name) as image:
+            _check_exact(image, file, file_name)
+            # A palette is read from a loaded image.
+            if not decoded and image.mode != "P" and is_label_png(image):
+                yield image, orientation_of(image)
+                return
+            is_tiff = image.format == "TIFF"
+            upright, orientation = load_oriented(image, apply_exif=is_tiff and not as_stored)
+            yield upright, 1 if is_tiff else orientation
+
+
+def _check_exact(image: ImageFile.ImageFile, file: BinaryIO, file_name: str) -> None:
+    """Raise InputError for an opened image that may not have the values of the labels."""
+    lossy = lossy_format(image, file)
+    if lossy is not None:
+        raise LossyLabelsError(
+            f"{file_name}: holds labels as {lossy}, a lossy format that changes values; export them "
+            "again from their source as PNG (converting this file does not undo the changes)"
+        )
+    frames = 1 if image.format == "TIFF" else getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise UnsuitableFileError(
+            f"{file_name}: holds labels as an animation of {frames} frames, of which only one would be "
+            "read; save each frame as a separate file"
+        )
+    if is_deep_color(image):
+        raise UnsuitableFileError(
+            f"{file_name}: holds labels in several channels of 16 bits, of which only 8 would be read; "
+            "save one channel of 8 or 16 bits (for colors, as in panoptic labels, three of 8)"
+        )
 
 
 def load_oriented(image: Image.Image, apply_exif: bool) -> tuple[Image.Image, int]:

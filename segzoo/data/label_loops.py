@@ -5,6 +5,8 @@ import numpy as np
 from segzoo.utils.compiled import compiled
 from segzoo.utils.search_loops import position
 
+_AHEAD = 16  # codes that are compared at a time
+
 
 @compiled
 def count_bytes(values, words, counts):
@@ -43,12 +45,22 @@ def index_codes(codes, listed, places, indices, areas):
         place = places[found]
         # Segments are runs of equal pixels.
         stop = start + 1
+        while stop + _AHEAD <= codes.size and _are_all(codes[stop : stop + _AHEAD], code):
+            stop += _AHEAD
         while stop < codes.size and codes[stop] == code:
             stop += 1
         _fill(indices[start:stop], place)
         areas[place] += stop - start
         start = stop
     return True
+
+
+@compiled
+def _are_all(codes, code):
+    differences = codes[0] ^ code
+    for i in range(1, _AHEAD):  # without a branch: vector instructions
+        differences |= codes[i] ^ code
+    return differences == 0
 
 
 @compiled

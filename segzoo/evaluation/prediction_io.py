@@ -13,7 +13,7 @@ from PIL import Image
 
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import atomic_path
-from segzoo.utils.label_png import label_array, label_pixels, plain_label_pixels
+from segzoo.utils.label_png import label_array, label_pixels, read_plain_labels
 from segzoo.utils.png import decoded_png, png_pixels
 
 from .histogram import ids_from_rgb
@@ -46,8 +46,8 @@ def load_labels(path: Path, check_palette: Callable[..., None] | None = None) ->
         check_palette: function of the dataset's metadata that raises InputError if a palette shows classes
             in the colors of others.
     """
-    plain = _plain(path)
-    if plain is not None and plain.dtype == np.uint8:
+    plain = _plain(path, "L")
+    if plain is not None:
         return plain
     with _opened(path) as opened:
         image = opened if opened.mode != "P" else _decoded(opened)
@@ -105,8 +105,8 @@ def save_ids(path: Path, ids: np.ndarray) -> None:
 
 def load_ids(path: Path) -> np.ndarray:
     """Read a COCO panoptic PNG as (H, W) int32 ids."""
-    plain = _plain(path)
-    if plain is not None and plain.dtype == np.int32:
+    plain = _plain(path, "RGB")
+    if plain is not None:
         return plain
     with _opened(path) as image:
         codes = label_pixels(image) if image.mode == "RGB" else None
@@ -134,12 +134,14 @@ def _save_png(path: Path, image: Image.Image) -> None:
         image.save(temporary, format="PNG", compress_level=_FAST)
 
 
-def _plain(path: Path) -> np.ndarray | None:
+def _plain(path: Path, mode: str) -> np.ndarray | None:
     """Return the labels of a plain PNG, or None: then opening it tells what it is, or what is wrong."""
     try:
-        return plain_label_pixels(path.read_bytes())
+        with path.open("rb") as file:
+            labels = read_plain_labels(file)
     except OSError:
         return None
+    return labels.values if labels is not None and labels.mode == mode else None
 
 
 def _open(path: Path) -> Image.Image:

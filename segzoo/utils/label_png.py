@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -30,7 +31,35 @@ _START = b"\x89PNG\r\n\x1a\n"
 _HEADER = b"\x00\x00\x00\rIHDR"
 # Bits of a value, color type, compression, filter and interlacing of files that need nothing else.
 _PLAIN = {b"\x08\x00\x00\x00\x00": "L", b"\x08\x02\x00\x00\x00": "RGB"}
+_HEAD = 41  # bytes of a file up to the name of the chunk after the header
 _LOOPS = "segzoo.utils.png_loops"
+
+
+class PlainLabels:
+    """The labels of a plain PNG in the place of Pillow's image, whose reading of a header takes as long.
+
+    A plain PNG has a header, 8-bit gray or RGB pixels, not interlaced, and nothing else: no palette, no
+    orientation, no transparent color.
+
+    Attributes:
+        values: (H, W) uint8; for RGB int32 R + 256 G + 65536 B.
+        mode, size, width, height, format: as an image of Pillow has them.
+    """
+
+    format = "PNG"
+
+    def __init__(self, mode: str, values: np.ndarray) -> None:
+        self.mode, self.values = mode, values
+        self.height, self.width = values.shape
+        self.size = self.width, self.height
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Return the pixels as those of Pillow's image: (H, W), or (H, W, 3), uint8."""
+        pixels = self.values
+        if self.mode == "RGB":
+            stored = np.ascontiguousarray(self.values, "<i4").view(np.uint8)
+            pixels = stored.reshape(self.height, self.width, 4)[:, :, :3]
+        return pixels if dtype is None else pixels.astype(dtype)
 
 
 def is_label_png(image: Image.Image) -> bool:
@@ -46,42 +75,56 @@ def is_label_png(image: Image.Image) -> bool:
     )
 
 
-def label_pixels(image: Image.Image) -> np.ndarray | None:
+def label_pixels(image: Image.Image | PlainLabels) -> np.ndarray | None:
     """Return the labels of an opened PNG that is not loaded, and leave it so.
 
     Returns:
         (H, W) uint8 values or palette indices; for RGB (H, W) int32 R + 256 G + 65536 B. None where
         `is_label_png` is False, or if the file is damaged: then Pillow says how.
     """
+    if isinstance(image, PlainLabels):
+        return image.values
     if not is_label_png(image):
         return None
     return _decoded(png_content(image), image.size, image.mode)
 
 
-def plain_label_pixels(content: bytes) -> np.ndarray | None:
-    """Return the labels of a PNG file's bytes without Pillow, whose reading of a header takes as long.
+def plain_labels(content: bytes) -> PlainLabels | None:
+    """Return the labels of a PNG file's bytes without Pillow; None unless it is plain and intact.
 
-    Returns:
-        As `label_pixels`; None also for a palette, more pixels than Pillow opens, and a file with anything
-        between its header and its pixels.
+    None stands also for more pixels than Pillow opens, and for a missing numba.
     """
-    mode = _PLAIN.get(content[24:29])
-    plain = content.startswith(_START + _HEADER) and content[37:41] == b"IDAT"
-    if mode is None or not plain or zlib.crc32(content[12:29]).to_bytes(4, "big") != content[29:33]:
+    mode = _plain_mode(content)
+    if mode is None or zlib.crc32(content[12:29]).to_bytes(4, "big") != content[29:33]:
         return None
     size = struct.unpack_from(">II", content, 16)
     if not 0 < size[0] * size[1] <= (Image.MAX_IMAGE_PIXELS or math.inf) or load_loops(_LOOPS) is None:
         return None
-    return _decoded(content, size, mode)
+    values = _decoded(content, size, mode, plain=True)
+    return None if values is None else PlainLabels(mode, values)
 
 
-def _decoded(content: bytes, image_size: tuple[int, int], mode: str) -> np.ndarray | None:
-    """Return the labels in a PNG file of 8-bit values, or None if it is damaged."""
+def read_plain_labels(file: BinaryIO) -> PlainLabels | None:
+    """Return `plain_labels` of an open file; of one that is not plain, only the beginning is read."""
+    head = file.read(_HEAD)
+    return plain_labels(head + file.read()) if _plain_mode(head) is not None else None
+
+
+def _plain_mode(content: bytes) -> str | None:
+    """Return "L" or "RGB" if a file begins as a plain PNG."""
+    plain = content.startswith(_START + _HEADER) and content[37:_HEAD] == b"IDAT"
+    return _PLAIN.get(content[24:29]) if plain else None
+
+
+def _decoded(
+    content: bytes, image_size: tuple[int, int], mode: str, *, plain: bool = False
+) -> np.ndarray | None:
+    """Return the labels in a PNG file of 8-bit values, or None if it is damaged, or not plain as demanded."""
     step, dtype = _PIXELS[mode]
     width, height = image_size
     size = height * (1 + step * width)
     try:
-        compressed = b"".join(_pixel_chunks(content))
+        compressed = b"".join(_pixel_chunks(content, plain))
         stream = inflater.decompressobj()
         inflated = stream.decompress(compressed, size + 1)
     except (ValueError, struct.error, inflater.error):
@@ -95,15 +138,21 @@ def _decoded(content: bytes, image_size: tuple[int, int], mode: str) -> np.ndarr
     return values if loops.undo_filters(raw, step, values) else None
 
 
-def label_array(image: Image.Image) -> np.ndarray:
+def label_array(image: Image.Image | PlainLabels) -> np.ndarray:
     """Return `np.asarray(image)`, in less time for an opened gray or palette PNG that is not loaded."""
+    if isinstance(image, PlainLabels):
+        return np.asarray(image)
     values = label_pixels(image) if image.mode != "RGB" else None
     values = png_pixels(image) if values is None else values
     return np.asarray(image) if values is None else values
 
 
-def _pixel_chunks(content: bytes) -> Iterator[bytes]:
+def _pixel_chunks(content: bytes, plain: bool = False) -> Iterator[bytes]:
     """Yield the data of a PNG file's IDAT chunks.
+
+    Args:
+        content: the file.
+        plain: accept no other chunk after the header.
 
     Raises:
         ValueError: a check sum is wrong, or another chunk is between them, as Pillow does not accept.
@@ -126,4 +175,6 @@ def _pixel_chunks(content: bytes) -> Iterator[bytes]:
             if zlib.crc32(memoryview(content)[start:end]) != expected:
                 raise ValueError("wrong check sum")
             yield content[start + 4 : end]
+        elif plain and found:
+            raise ValueError("not plain")
         before, position = name, end + 4

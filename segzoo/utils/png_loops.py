@@ -5,6 +5,7 @@ import numpy as np
 from segzoo.utils.compiled import compiled
 
 _NONE, _LEFT, _ABOVE, _AVERAGE, _PAETH = range(5)  # PNG's filters
+_GROUP = 8  # words of 8 bytes that are compared with 0 at a time
 
 
 @compiled
@@ -14,21 +15,20 @@ def undo_filters(raw, step, values):
     A filter stores a pixel as its difference from neighbors. In a label map most differences are 0, and most
     pixels equal the one on the left or above: only the others are computed.
 
-    raw: (H, 1 + step W) uint8, the filter and the stored bytes of each row; step: bytes of a pixel, at most
+    raw: (H, 1 + step W) uint8, the filter and the stored bytes of each row; step: bytes of a pixel, 1 or
     3; values: (H, W) integers, output.
     """
     height, width = values.shape
     # Eight pixels or bytes at a time are compared with 0.
     changed = np.zeros((width + 7) // 8 * 8, np.uint8)
-    stored = np.zeros((width * step + 7) // 8 * 8, np.uint8)
+    stored = np.zeros((width * step + 8 * _GROUP - 1) // (8 * _GROUP) * (8 * _GROUP), np.uint8)
     above = np.zeros(width, values.dtype)
     for y in range(height):
         kind = raw[y, 0]
         row = values[y]
         _copy(raw[y, 1:], stored)
         if kind == _NONE:
-            for x in range(width):
-                row[x] = _pixel(stored, x, step)
+            _unpack(stored, step, row)
         elif kind == _ABOVE:
             _copy(above, row)
             _add_to_above(stored, stored.view(np.uint64), step, row)
@@ -62,13 +62,37 @@ def _add_to_above(stored, words, step, row):
 
 
 @compiled
+def _are_zero(words):
+    found = np.uint64(0)
+    for w in range(_GROUP):  # without a branch: vector instructions
+        found |= words[w]
+    return found == 0
+
+
+@compiled
+def _unpack(stored, step, row):
+    """Set a row to its stored bytes."""
+    if step == 1:
+        for x in range(row.size):
+            row[x] = stored[x]
+    else:
+        for x in range(row.size):
+            # A known number of bytes is several times faster than `_pixel`.
+            first, second, third = stored[3 * x], stored[3 * x + 1], stored[3 * x + 2]
+            row[x] = np.int32(first) | np.int32(second) << 8 | np.int32(third) << 16
+
+
+@compiled
 def _mark_stored(words, stored, step, changed):
     """Set changed[x] for each pixel with a difference."""
-    for w in range(words.size):
-        if words[w] != 0:
-            for i in range(8 * w, 8 * w + 8):
-                if stored[i] != 0:
-                    changed[i // step] = 1
+    for group in range(0, words.size, _GROUP):
+        if _are_zero(words[group : group + _GROUP]):
+            continue
+        for w in range(group, group + _GROUP):
+            if words[w] != 0:
+                for i in range(8 * w, 8 * w + 8):
+                    if stored[i] != 0:
+                        changed[i // step] = 1
 
 
 @compiled

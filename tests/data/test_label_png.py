@@ -80,6 +80,11 @@ def opened(content):
     return Image.open(io.BytesIO(content))
 
 
+def plain_values(content):
+    labels = label_png.plain_labels(content)
+    return None if labels is None else labels.values
+
+
 def as_numbers(pixels):
     return pixels if pixels.ndim == 2 else pixels.astype(np.int32) @ np.array([1, 256, 65536], np.int32)
 
@@ -189,7 +194,7 @@ def test_random_and_damaged_files_have_pillows_pixels_or_are_left_to_it():
     decoded = {"opened": 0, "plain": 0}
     for _ in range(1500):
         content = random_png(rng)
-        plain = label_png.plain_label_pixels(content)
+        plain = plain_values(content)
         try:
             image = opened(content)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
@@ -211,13 +216,60 @@ def test_a_plain_file_needs_no_pillow(mode, tmp_path, monkeypatch):
     monkeypatch.setattr(prediction_io.Image, "open", lambda *_: pytest.fail("opened"))
     load = prediction_io.load_ids if mode == "RGB" else prediction_io.load_labels
     np.testing.assert_array_equal(load(path), as_numbers(pixels))
+    with opened_labels(str(path), decoded=False) as (labels, orientation):
+        read = rgb_codes if mode == "RGB" else label_png.label_array
+        np.testing.assert_array_equal(read(labels), as_numbers(pixels))
+        np.testing.assert_array_equal(np.asarray(labels), pixels)
+        assert (labels.mode, labels.size, labels.format, orientation) == (mode, (37, 12), "PNG", 1)
+
+
+def odd_files():
+    """Files with and without further chunks, before and after the pixels; other formats; damage."""
+    turned = Image.Exif()
+    turned[274] = 6
+    exif = chunk(b"eXIf", turned.tobytes()[6:])
+    gray = png("L", 6, 9, filtered(values("L", 6, 9), [4] * 6))
+    color = png("RGB", 6, 9, filtered(values("RGB", 6, 9), [2] * 6), parts=2)
+    jpeg = io.BytesIO()
+    opened(gray).save(jpeg, "JPEG")
+    found = {f"{name}, whole": content for name, content in {"gray": gray, "color": color}.items()}
+    for name, content in {"gray": gray, "color": color}.items():
+        clear = chunk(b"tRNS", bytes(2 if name == "gray" else 6))
+        for kind, extra in {"eXIf": exif, "gAMA": chunk(b"gAMA", bytes(4)), "tRNS": clear}.items():
+            found[f"{name}, {kind} before"] = content[:33] + extra + content[33:]
+            found[f"{name}, {kind} after"] = content[:-12] + extra + content[-12:]
+        wrong_header = bytearray(content)
+        wrong_header[29] ^= 1
+        found[f"{name}, wrong header"] = bytes(wrong_header)
+        found[f"{name}, after the end"] = content + b"more"
+    found["palette"] = png("P", 6, 9, filtered(values("P", 6, 9), [0] * 6))
+    return {**found, **others(), **broken(), "JPEG": jpeg.getvalue(), "empty": b"", "text": b"0 1 2"}
+
+
+@pytest.mark.parametrize("kind", odd_files())
+def test_odd_files_are_read_or_refused_as_by_pillow(kind, tmp_path):
+    path = tmp_path / "labels.png"
+    path.write_bytes(odd_files()[kind])
+
+    def outcome(decoded):
+        try:
+            with opened_labels(str(path), decoded=decoded) as (image, orientation):
+                codes = rgb_codes(image).tolist() if image.mode in ("RGB", "RGBA") else None
+                pixels = label_png.label_array(image)
+                return image.mode, image.size, orientation, codes, pixels.dtype, pixels.tolist()
+        except InputError as error:
+            return type(error), str(error)
+
+    assert outcome(decoded=False) == outcome(decoded=True)
+    if "eXIf" in kind:
+        assert outcome(decoded=False)[2] == 6
 
 
 def test_more_pixels_than_pillow_opens_are_left_to_it(monkeypatch):
     content = png("L", 12, 37, filtered(values("L", 12, 37), [4] * 12))
-    assert label_png.plain_label_pixels(content) is not None
+    assert plain_values(content) is not None
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 12 * 37 - 1)
-    assert label_png.plain_label_pixels(content) is None
+    assert plain_values(content) is None
 
 
 @pytest.mark.parametrize("mode", COLOR_TYPES)
