@@ -19,6 +19,8 @@ SAMPLE = 32
 
 # {dataset YAML, without links: its range}, so that images are not read again at every evaluation.
 _found: dict[Path, PixelRange | None] = {}
+# (dataset YAML, without links; a sample of one split's images, which have 8 bits).
+_have_8_bits: set[tuple[Path, tuple[str, ...]]] = set()
 
 
 def dataset_range(dataset: DatasetFile, file_names: Sequence[str] | None = None) -> PixelRange | None:
@@ -40,7 +42,11 @@ def dataset_range(dataset: DatasetFile, file_names: Sequence[str] | None = None)
     path = dataset.path.resolve()
     if path not in _found:
         first = _spread(file_names) if file_names is not None else _sample(dataset)
+        sample = path, tuple(first)
+        if sample in _have_8_bits:
+            return None
         if not any(map(has_more_than_8_bits, first)):
+            _have_8_bits.add(sample)
             return None
         _found[path] = _fitting(dataset, list(dict.fromkeys(chain(first, _sample(dataset)))))
     return _found[path]
@@ -59,7 +65,9 @@ def training_range(names: Sequence[str]) -> tuple[float, ...]:
 
 def forget_range(dataset: DatasetFile) -> None:
     """Forget the estimated range of a dataset, so that its images are read again."""
-    _found.pop(dataset.path.resolve(), None)
+    path = dataset.path.resolve()
+    _found.pop(path, None)
+    _have_8_bits.difference_update([one for one in _have_8_bits if one[0] == path])
 
 
 def _sample(dataset: DatasetFile) -> list[str]:

@@ -202,8 +202,8 @@ def image_quality(
             IoU; None for mask IoU.
     """
     shared = overlap(file_name, ground_truth, prediction)
-    counts, row, column = shared
-    true_area, predicted_area = counts.sum(axis=1), counts.sum(axis=0)
+    table, row, column = shared
+    true_area, predicted_area = table.sum(axis=1).tolist(), table.sum(axis=0).tolist()
     if boundary is not None:
         edges = boundary_overlap(ground_truth, prediction, shared, boundary)
         true_edge, predicted_edge = edges.sum(axis=1), edges.sum(axis=0)
@@ -215,13 +215,15 @@ def image_quality(
         predicted_stated=_stated(file_name, prediction.segments, predicted_area, column),
     )
     matched_true, matched_predicted = set(), set()
+    counts = table.tolist()  # Python's numbers are faster one by one, and give the same quotients
     # Pairs in ascending order of (true id, predicted id): the order of panopticapi's sums.
-    for i, j in np.argwhere(counts[1:-1, 1:-1]) + 1:
+    for i, j in (np.argwhere(table[1:-1, 1:-1]) + 1).tolist():
         true_segment, predicted_segment = true[true_ids[i]], predicted[predicted_ids[j]]
         category = true_segment["category_id"]
         if true_segment["iscrowd"] or category != predicted_segment["category_id"]:
             continue
-        iou = counts[i, j] / (predicted_area[j] + true_area[i] - counts[i, j] - counts[0, j])
+        shared_area = counts[i][j]
+        iou = shared_area / (predicted_area[j] + true_area[i] - shared_area - counts[0][j])
         if boundary is not None:
             iou = min(iou, edges[i, j] / (predicted_edge[j] + true_edge[i] - edges[i, j] - edges[0, j]))
         if iou > 0.5:
@@ -242,9 +244,9 @@ def image_quality(
         if segment_id in matched_predicted:
             continue
         j = column[segment_id]
-        ignored = counts[0, j]
+        ignored = counts[0][j]
         if segment["category_id"] in crowd:
-            ignored += counts[crowd[segment["category_id"]], j]
+            ignored += counts[crowd[segment["category_id"]]][j]
         if ignored / predicted_area[j] <= 0.5:
             quality.spurious.append(segment["category_id"])
     return quality
@@ -260,11 +262,11 @@ def _report_stated(stated: list[str], source: str) -> None:
         log_first_n(logging.WARNING, message, name=__name__, key="message")
 
 
-def _stated(file_name: str, segments: list[dict], areas: np.ndarray, position: dict[int, int]) -> list[str]:
+def _stated(file_name: str, segments: list[dict], areas: list[int], position: dict[int, int]) -> list[str]:
     """Return a line for each area in a JSON file that differs from the map, with both values."""
     lines = []
     for segment in segments:
-        measured = int(areas[position[segment["id"]]])
+        measured = areas[position[segment["id"]]]
         differing = list(segment.get("stated_areas", ()))
         stated = segment.get("area", measured)
         if isinstance(stated, bool) or stated != measured:

@@ -121,7 +121,8 @@ def rescore(
         before = (stored.get("evaluators") or {}).get(dataset_name, {})
         protocols = {key: {**before.get(key, {}), **own} for key, own in protocols.items()}
         protocol["evaluators"] = {dataset_name: protocols}
-    return results, write_results(output_dir, {dataset_name: results}, protocol)
+    # They are computed again in less time than a flush to the disk saves.
+    return results, write_results(output_dir, {dataset_name: results}, protocol, durable=False)
 
 
 def _saved_names(dataset_name: str) -> dict[str, str]:

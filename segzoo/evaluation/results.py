@@ -66,7 +66,11 @@ class Protocol:
 
 
 def write_results(
-    output_dir: str | Path, results: Mapping[str, Mapping], protocol: Protocol | Mapping
+    output_dir: str | Path,
+    results: Mapping[str, Mapping],
+    protocol: Protocol | Mapping,
+    *,
+    durable: bool = True,
 ) -> Path:
     """Write `output_dir`/results.json atomically, and return its path.
 
@@ -75,6 +79,7 @@ def write_results(
         results: {dataset name: {"sem_seg": {"mIoU": ..}, ...}}, as the evaluators return per dataset. NaN (an
             absent class) is written as null.
         protocol: a Protocol, or a mapping with its attributes; additional keys are kept.
+        durable: flush the file to disk, see `atomic_path`.
 
     Raises:
         InputError: the protocol lacks a key or a dataset of `results`.
@@ -100,7 +105,7 @@ def write_results(
         "results": results,
     }
     path = Path(output_dir) / RESULTS_FILE
-    write_text(path, json.dumps(_without_nan(document), indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(_without_nan(document), indent=2, allow_nan=False) + "\n", durable=durable)
     return path
 
 

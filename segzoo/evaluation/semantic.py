@@ -164,7 +164,7 @@ class SemanticEvaluator(BackgroundEvaluator):
         self._log(metrics, per_class)
         if self.output_dir is not None:
             path = self.output_dir / "sem_seg_confusion.csv"
-            write_text(path, confusion_csv(self.confusion_matrix, self.class_names))
+            write_text(path, confusion_csv(self.confusion_matrix, self.class_names), durable=False)
         if self.save_json:
             path = self.folder / "sem_seg_predictions.json"
             write_text(path, json.dumps(annotations))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from pycocotools import mask as mask_tools
+from tabulate import tabulate
 
 from segzoo.engine.evaluation_loop import run_inference
 from segzoo.evaluation import EntityEvaluator, PanopticEvaluator, base, mask_runs
@@ -137,3 +138,19 @@ def test_encoded_masks_equal_pycocotools():
     for mask in masks():
         expected = mask_tools.encode(np.asfortranarray(mask, np.uint8))
         assert encode_rle(mask) == {"size": expected["size"], "counts": expected["counts"].decode()}
+
+
+@pytest.mark.parametrize("columns", [["AP"], ["PQ", "SQ", "RQ"]])
+@pytest.mark.parametrize("count", [1, 30])
+def test_the_table_of_the_classes_is_tabulates(columns, count):
+    rng = np.random.default_rng(count)
+    names = ["a", "long name of a class", *(f"class{i}" for i in range(28))][:count]
+    rows = (100 * rng.random((count, len(columns)))).tolist()
+    rows[-1][-1] = 100.0
+    expected = tabulate(
+        [[name, *row] for name, row in zip(names, rows, strict=True)], ["class", *columns], "pipe", ".2f"
+    )
+    assert base.class_table(names, columns, rows) == expected
+    absent = [float("nan")] * len(columns)
+    found = base.class_table([*names, "none"], columns, [*rows, absent])
+    assert found == expected + "\n(1 classes that do not occur are left out)"
