@@ -68,10 +68,9 @@ def run(args: argparse.Namespace) -> int:
     cfg = model_config(args.config_file, args.opts, trust=args.trust_checkpoint)
 
     # Imported here: a wrong key is reported without importing models.
-    from detectron2.modeling import build_model
-
     from segzoo.checkpoint import load_checkpoint, save_checkpoint
     from segzoo.engine.model_description import classes_metadata, describe_checkpoint
+    from segzoo.modeling.build import build_model
 
     cfg.MODEL.DEVICE = "cpu"
     model = build_model(cfg)

@@ -28,8 +28,9 @@ _SIZE = (512, 512)
 _BATCH = 2
 _NOTE = (
     "tensors: the peak of what PyTorch allocates on a CPU: weights, gradients, optimizer state, batch and\n"
-    "activations. process: the growth of a process on Linux, an estimate; Python and its libraries take\n"
-    "another 500 to 800 MiB. A GPU uses other kernels and workspaces; tools/gpu_check.py measures its peak."
+    "activations. process: the growth of a process on Linux, an estimate: mostly within 15 %, or 10 MiB if\n"
+    "it is below 64 MiB; Python and its libraries take another 500 to 800 MiB.\n"
+    "A GPU uses other kernels and workspaces; tools/gpu_check.py measures its peak."
 )
 
 
@@ -72,11 +73,17 @@ def peaks(name: str, cfg: Any, size: tuple[int, int], batch: int, measured: bool
                 f"{name}: {kind} does not run on {batch} images of {height} x {width} ({cause}); try another "
                 "--size or --batch"
             ) from error
-        result[kind] = {
-            how: {part: round(value / 2**20, 1) for part, value in peak._asdict().items()}
-            for how, peak in found.items()
-        }
+        result[kind] = {how: _in_mib(peak._asdict()) for how, peak in found.items()}
     return result
+
+
+def _in_mib(peak: dict[str, Any]) -> dict[str, Any]:
+    """Return the numbers of bytes in MiB, unknown ones as None, and the reason if there is one."""
+    return {
+        part: value if isinstance(value, str) else None if value is None else round(value / 2**20, 1)
+        for part, value in peak.items()
+        if value != ""
+    }
 
 
 def as_table(results: Sequence[dict[str, Any]]) -> str:
@@ -92,11 +99,22 @@ def as_table(results: Sequence[dict[str, Any]]) -> str:
                 row.append(f"{predicted:.0f}")
                 if measured:
                     found = result[kind]["measured"][part]
-                    row.append(f"{found:.0f} ({100 * (predicted / found - 1):+.1f} %)")
+                    row.append("-" if found is None else _beside(found, predicted))
             rows.append(row)
     headers = ["model", "work"]
     for part in ("tensors", "process"):
         headers += [part, *(["measured"] if measured else [])]
+    reasons = {
+        result[kind].get("measured", {}).get("reason", "")
+        for result in results
+        for kind in ("training", "inference")
+    }
+    notes = [f"-: only the tensors were measured: {reason}." for reason in sorted(reasons - {""})]
     height, width = first["size"]
     title = f"Peak memory in MiB, batch {first['batch']} of {height} x {width} pixels, on a CPU"
-    return f"{title}\n{tabulate(rows, headers, 'pipe', disable_numparse=True)}\n{_NOTE}"
+    table = tabulate(rows, headers, "pipe", disable_numparse=True)
+    return "\n".join([title, table, *notes, _NOTE])
+
+
+def _beside(found: float, predicted: float) -> str:
+    return f"{found:.0f} ({100 * (predicted / found - 1):+.1f} %)"

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from segzoo.modeling import as_segmentor
+from segzoo.modeling.build import build_model
 
 _aten = torch.ops.aten
 

@@ -2,15 +2,14 @@
 
 from detectron2.config import CfgNode
 from detectron2.engine import TrainerBase
-from detectron2.modeling import META_ARCH_REGISTRY
 
 from segzoo.data.augmentation.build import find_family
 from segzoo.data.training_targets import find_targets
 from segzoo.data.wanted_targets import wanted_targets
 from segzoo.evaluation.registry import check_names_beside
+from segzoo.modeling.build import find_architecture
 from segzoo.modeling.protocols import check_preset
 from segzoo.modeling.registry import check_names as check_part
-from segzoo.modeling.registry import registered
 from segzoo.solver import find_optimizer, find_schedule
 
 from .trainer_registry import TRAINER_REGISTRY
@@ -31,8 +30,7 @@ def check_names(cfg: CfgNode, trainer: type[TrainerBase], *, trains: bool = True
         InputError: a name is not registered in segzoo, Detectron2 or a module of IMPORTS.
     """
     if is_standard(trainer, "build_model"):
-        name = cfg.MODEL.META_ARCHITECTURE
-        check_part(registered(META_ARCH_REGISTRY, "MODEL.META_ARCHITECTURE", name), cfg)
+        check_part(find_architecture(cfg), cfg)
     check_preset("TEST.PROTOCOL", cfg.TEST.PROTOCOL)
     if is_standard(trainer, "build_evaluators") and is_standard(trainer, "build_evaluator"):
         check_names_beside(cfg.TEST.EVALUATORS)

@@ -12,7 +12,6 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
 from detectron2.engine.hooks import IterationTimer
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
-from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.utils import comm
 from detectron2.utils.events import (
     EventStorage,
@@ -28,8 +27,8 @@ from segzoo.data.batch_size import images_per_pass
 from segzoo.data.handover import report_ended_workers
 from segzoo.data.labeled import holds_targets
 from segzoo.modeling import as_segmentor
+from segzoo.modeling.build import build_model
 from segzoo.modeling.protocols import build_single_scale_config
-from segzoo.modeling.registry import registered
 from segzoo.solver import (
     build_lr_scheduler,
     build_optimizer,
@@ -145,7 +144,6 @@ class Trainer(TrainerBase):
         Raises:
             InputError: no such architecture.
         """
-        registered(META_ARCH_REGISTRY, "MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE)
         model = build_model(cfg)
         if torch.device(cfg.MODEL.DEVICE).type == "cpu":
             model = sync_batch_norm_on_cpu(model, comm.get_world_size())

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import torch
-from detectron2.modeling import build_model
 from torch import nn
 
 from segzoo.checkpoint import load_checkpoint
+from segzoo.modeling.build import build_model
 from segzoo.utils.errors import InputError
 
 from .configs import get_config

@@ -1,10 +1,9 @@
 """The task to draw predictions for: the model's own, or that of --task."""
 
 from detectron2.config import CfgNode
-from detectron2.modeling import META_ARCH_REGISTRY
 
+from segzoo.modeling.build import find_architecture
 from segzoo.utils.errors import InputError
-from segzoo.utils.registries import registered
 from segzoo.utils.tasks import TASKS
 
 # Models of these tasks have no classes, or thing classes only, and predict no other task.
@@ -23,7 +22,7 @@ def asked_task(task: str | None, cfg: CfgNode) -> str:
     """
     if task is None or task == cfg.TASK:
         return cfg.TASK
-    family = registered(META_ARCH_REGISTRY, "MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE)
+    family = find_architecture(cfg)
     supported = [cfg.TASK] if cfg.TASK in _SINGLE_TASKS else getattr(family, "supported_tasks", TASKS)
     if task not in supported:
         raise InputError(

@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from fvcore.transforms.transform import NoOpTransform
 
 from segzoo.data.label_reader import IndexMap, Segments
 from segzoo.data.targets import GROUPS
 from segzoo.data.training_targets import AugmentedLabels, find_targets
 from segzoo.data.wanted_targets import wanted_targets
+from segzoo.modeling.build import build_model
 from segzoo.solver import build_optimizer
 
 from ..train_step import TrainStep

@@ -4,17 +4,16 @@ import gc
 from typing import NamedTuple
 
 import torch
-from detectron2.modeling import META_ARCH_REGISTRY
 
+from segzoo.modeling.build import find_architecture
 from segzoo.utils.errors import InputError
 
 from .jobs import JOBS, Job
 from .untouched import UntouchedMemory
 
-# What a process holds beyond the heap of its tensors: oneDNN's compiled kernels, and what operators allocate
-# inside. Chosen for SegFormer-B0 and PSPNet; docs/memory.md has the models and sizes that were measured.
-_INSIDE = 0.05
-_KERNELS = 15 << 20
+# What operators allocate inside and gaps that the heap's model misses, as a part of the heap of tensors.
+# Chosen for the models and sizes of docs/memory.md: a prediction's few large tensors leave more gaps.
+_INSIDE = {"training": 0.05, "inference": 0.10}
 
 
 class Predicted(NamedTuple):
@@ -36,14 +35,14 @@ def predict(kind: str, job: Job) -> Predicted:
     on values is that of outputs which are zero.
 
     Raises:
-        InputError: the sizes of the model's tensors depend on the values of its outputs.
+        InputError: MODEL.META_ARCHITECTURE is unknown, or the sizes of the model's tensors depend on the
+            values of its outputs.
         RuntimeError: the model does not run at this size.
     """
-    architecture = job.cfg.MODEL.META_ARCHITECTURE
-    if not getattr(META_ARCH_REGISTRY.get(architecture), "fixed_shapes", True):
+    if not getattr(find_architecture(job.cfg), "fixed_shapes", True):
         raise InputError(
-            f"the peak memory of {architecture} cannot be predicted: it depends on the number of boxes that "
-            "the trained model finds; leave out --memory to count parameters and GFLOPs"
+            f"the peak memory of {job.cfg.MODEL.META_ARCHITECTURE} cannot be predicted: it depends on the "
+            "number of boxes that the trained model finds; leave out --memory to count parameters and GFLOPs"
         )
     random_state = torch.random.get_rng_state()
     memory = UntouchedMemory()
@@ -53,4 +52,4 @@ def predict(kind: str, job: Job) -> Predicted:
     finally:
         torch.random.set_rng_state(random_state)
         gc.collect()
-    return Predicted(memory.peak, int(memory.heap.peak * (1 + _INSIDE)) + _KERNELS)
+    return Predicted(memory.peak, int(memory.heap.peak * (1 + _INSIDE[kind])) + memory.kernels)

@@ -17,13 +17,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
 from .heap import Heap
-from .workspaces import WORKSPACES
+from .kernels import KERNELS
+from .workspaces import WORKSPACES, is_channels_last
 
 # Number of values up to which a result is computed; an operator with a larger argument is not run.
 _COMPUTED = 1 << 14
 # Private pages are zero until they are written. No swap space is set aside for them (Linux).
 _FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
 _META = torch.device("meta")
+# Operators that return a view of their first argument, though their schemas do not say so.
+_VIEWS = {torch.ops.aten._unsafe_view.default}
 
 
 class UntouchedMemory(TorchDispatchMode):
@@ -33,6 +36,7 @@ class UntouchedMemory(TorchDispatchMode):
         live: number of bytes of the tensors that were made in the context, or given to `count`, and exist.
         peak: the largest value of `live`, with the workspaces of the operator that ran.
         heap: the memory of a process that allocates the same.
+        kernels: number of bytes of the kernels that were compiled for the shapes seen.
     """
 
     def __init__(self) -> None:
@@ -40,6 +44,8 @@ class UntouchedMemory(TorchDispatchMode):
         self.live = 0
         self.peak = 0
         self.heap = Heap()
+        self.kernels = 0
+        self._compiled: set[Any] = set()
         self._bytes: dict[int, int] = {}
         self._shapes: dict[Any, Any] = {}
 
@@ -68,6 +74,7 @@ class UntouchedMemory(TorchDispatchMode):
             return operator(*arguments, **keywords)
         result = self._result(operator, arguments, keywords, tensors)
         self.count(_tensors(result))
+        self._compile(operator, tensors)
         if operator in WORKSPACES:
             workspace = WORKSPACES[operator](arguments)
             self.peak = max(self.peak, self.live + workspace)
@@ -75,10 +82,17 @@ class UntouchedMemory(TorchDispatchMode):
             self.heap.free(operator)
         return result
 
+    def _compile(self, operator: Any, tensors: list[Tensor]) -> None:
+        if operator in KERNELS and (key := (operator, *map(_described, tensors))) not in self._compiled:
+            self._compiled.add(key)
+            self.kernels += KERNELS[operator]
+
     def _result(self, operator: Any, arguments: tuple, keywords: dict, tensors: list[Tensor]) -> Any:
         returns = operator._schema.returns
         of_tensors = returns and all("Tensor" in str(one.type) for one in returns)
         small = all(tensor.numel() <= _COMPUTED for tensor in tensors)
+        if operator in _VIEWS:
+            return operator(*arguments, **keywords)
         if not of_tensors or (tensors and small):
             return operator(*arguments, **keywords) if small or returns else None
         if all(one.alias_info is not None for one in returns):
@@ -149,12 +163,22 @@ def _written(operator: Any, arguments: tuple, keywords: dict) -> Any:
     return written[0] if len(operator._schema.returns) == 1 else tuple(written)
 
 
+def _convolution(x: Tensor, weight: Tensor, *arguments: Any) -> Tensor:
+    result = torch.ops.aten.convolution(x, weight, *arguments)
+    # As oneDNN does on a CPU, and the meta device does not.
+    keeps = any(is_channels_last(tensor) for tensor in (x, weight))
+    return result.contiguous(memory_format=torch.channels_last) if keeps else result
+
+
 def _mkldnn_convolution(
     x: Tensor, weight: Tensor, bias: Tensor | None, padding: Any, stride: Any, dilation: Any, groups: int
 ) -> Tensor:
     zeros = [0] * len(stride)
-    return torch.ops.aten.convolution(x, weight, bias, stride, padding, dilation, False, zeros, groups)
+    return _convolution(x, weight, bias, stride, padding, dilation, False, zeros, groups)
 
 
-# Operators that PyTorch does not implement for the meta device.
-_SHAPES: dict[Any, Callable[..., Any]] = {torch.ops.aten.mkldnn_convolution.default: _mkldnn_convolution}
+# Operators that PyTorch does not implement for the meta device, or with another memory format.
+_SHAPES: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.convolution.default: _convolution,
+    torch.ops.aten.mkldnn_convolution.default: _mkldnn_convolution,
+}

@@ -15,7 +15,8 @@ def _is_pointwise(weight: Tensor) -> bool:
     return all(length == 1 for length in weight.shape[2:])
 
 
-def _channels_last(x: Tensor) -> bool:
+def is_channels_last(x: Tensor) -> bool:
+    """Return whether (N, C, H, W) values are stored with their channels last, and could not be otherwise."""
     return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
@@ -28,7 +29,7 @@ def _result_bytes(arguments: tuple, weight: Tensor) -> int:
 
 
 def _forward(x: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any) -> int:
-    if _channels_last(x):
+    if is_channels_last(x):
         return 2 * weight.nbytes
     # The blocked input and weight, then, without them, the blocked result.
     return max(x.nbytes + weight.nbytes, _result_bytes((x, stride, padding, dilation), weight))
@@ -44,14 +45,14 @@ def _convolution(arguments: tuple) -> int:
 
 def _mkldnn_convolution(arguments: tuple) -> int:
     x, weight, _, padding, stride, dilation = arguments[:6]
-    return weight.nbytes if _channels_last(x) else _forward(x, weight, stride, padding, dilation)
+    return weight.nbytes if is_channels_last(x) else _forward(x, weight, stride, padding, dilation)
 
 
 def _convolution_backward(arguments: tuple) -> int:
     gradient, x, weight, transposed = *arguments[:3], arguments[7]
     if _is_pointwise(weight) or transposed:
         return 0
-    if _channels_last(x):
+    if is_channels_last(x):
         return 3 * weight.nbytes
     return max(x.nbytes + gradient.nbytes, weight.nbytes)
 
